@@ -1,0 +1,110 @@
+"""What happened, as data: the one stream that progress, logs and reports are made of.
+
+Lives here: the event types and the sink they go to. Must not live here:
+formatting (that is `migrate.cli`) or policy. Every room but `runtime.init`
+may import it.
+
+Code calls `emit(event)`. Whoever runs the program installs one sink: the
+terminal renderer, the plain printer, the JSON printer, or the agent's, which
+sends each event to the source.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(slots=True, kw_only=True)
+class Event:
+    """What all events carry.
+
+    Attributes:
+        host: name of the host it happened on, "" for this one.
+        at_seconds: wall clock, seconds since the epoch, for people only;
+            durations are measured by `monotonic_seconds`.
+        monotonic_seconds: `time.monotonic` of the host it happened on.
+    """
+
+    host: str = ""
+    at_seconds: float = field(default_factory=time.time)
+    monotonic_seconds: float = field(default_factory=time.monotonic)
+
+
+@dataclass(slots=True, kw_only=True)
+class PhaseEntered(Event):
+    """A side of a migration entered a phase (`live.phases`)."""
+
+    side: Literal["source", "destination"]
+    phase: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress(Event):
+    """How far a long step is.
+
+    Attributes:
+        step: such as `rootfs` or `memory`.
+        done_bytes: bytes finished, before compression.
+        total_bytes: bytes expected, or None where nobody can know.
+        wire_bytes: bytes that went over the link for it so far.
+    """
+
+    step: str
+    done_bytes: int
+    total_bytes: int | None = None
+    wire_bytes: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Finding(Event):
+    """What a check found before anything was frozen."""
+
+    check: str
+    verdict: Literal["ok", "warn", "refuse"]
+    message: str
+    hint: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Log(Event):
+    """A line for people that fits nowhere else."""
+
+    level: Literal["debug", "info", "warning", "error"]
+    message: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Report(Event):
+    """The end of a migration, in numbers (`live.report`)."""
+
+    report: dict[str, Any]
+
+
+Sink = Callable[[Event], None]
+
+
+def _discard(event: Event) -> None:
+    """Drop what nobody asked to see."""
+
+
+_sink: Sink = _discard
+
+
+def install(sink: Sink) -> Sink:
+    """Make `sink` the receiver of every later event; returns the one before it."""
+    global _sink  # noqa: PLW0603: one stream a process is the point
+    before, _sink = _sink, sink
+    return before
+
+
+def emit(event: Event) -> None:
+    """Hand an event to the installed sink."""
+    _sink(event)
+
+
+def as_json(event: Event) -> dict[str, Any]:
+    """Return the event as JSON-able data, its type's name under `event`."""
+    return {"event": type(event).__name__, **asdict(event)}
