@@ -1,0 +1,23 @@
+# Every task of the project. Each does the set-up it needs by itself.
+
+.PHONY: setup demo test lint bench clean
+.NOTPARALLEL:
+
+setup:          ## Debian packages, CRIU, .venv: idempotent
+	@scripts/setup
+
+demo: setup     ## two hosts on this machine, a container moves between them
+	@.venv/bin/python -m demo
+
+test: setup     ## lint, types, layers and every test
+	@scripts/test
+
+lint: setup     ## ruff, mypy --strict, import-linter
+	@scripts/lint
+
+bench: setup    ## beside runc: results below bench/results
+	@.venv/bin/python -m bench
+
+clean:          ## what setup made; the Debian packages stay
+	rm -rf .venv .prefix .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
