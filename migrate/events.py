@@ -95,7 +95,7 @@ _sink: Sink = _discard
 
 def install(sink: Sink) -> Sink:
     """Make `sink` the receiver of every later event; returns the one before it."""
-    global _sink  # noqa: PLW0603: one stream a process is the point
+    global _sink  # one stream a process is the point
     before, _sink = _sink, sink
     return before
 
