@@ -23,6 +23,8 @@ room, `runtime.init` included, may import it.
     │   ├── HostKeyError            host-key             1
     │   ├── AuthenticationError     authentication       1
     │   ├── LinkError               link                 1
+    │   │   └── LinkClosed          link-closed          1
+    │   ├── PeerError               (as the peer says)   1
     │   └── ProtocolError           protocol             1
     ├── FileSyncError               file-sync            1
     ├── NetworkError                network              1
@@ -202,6 +204,28 @@ class LinkError(TransportError):
     """The link broke, or was silent for too long."""
 
     code = "link"
+
+
+class LinkClosed(LinkError):
+    """Both sides agreed to end the link; nothing more will come."""
+
+    code = "link-closed"
+
+
+class PeerError(TransportError):
+    """The other host answered a request with an error of its own.
+
+    Args:
+        host: the other host's name; it precedes the message.
+        code: the error's code over there, kept as this one's.
+        message: the message over there.
+        hint: the hint over there.
+    """
+
+    def __init__(self, host: str, code: str, message: str, hint: str = "") -> None:
+        super().__init__(f"{host}: {message}", hint)
+        self.host = host
+        self.code = code
 
 
 class ProtocolError(TransportError):
