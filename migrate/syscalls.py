@@ -19,6 +19,7 @@ from _ctypes import (
     FUNCFLAG_USE_ERRNO,
     CFuncPtr,
     _SimpleCData,
+    addressof,
     dlopen,
     dlsym,
     get_errno,
@@ -581,3 +582,49 @@ def keyctl(
 ) -> int:
     """Operate on the kernel's key rings, see keyctl(2)."""
     return _call(_syscall, "keyctl", operation, _KEYCTL, operation, arg2, arg3, arg4, 0)
+
+
+# --- control groups ---
+
+_BPF = {"x86_64": 321, "aarch64": 280}
+BPF_PROG_LOAD = 5
+BPF_PROG_ATTACH = 8
+BPF_PROG_TYPE_CGROUP_DEVICE = 15
+BPF_CGROUP_DEVICE = 6
+BPF_F_ALLOW_MULTI = 2
+
+
+def bpf_attach_device_program(directory_fd: int, instructions: bytes) -> None:
+    """Let a program decide which devices a cgroup2 group may use, see bpf(2).
+
+    The program stays for as long as the group does.
+
+    Args:
+        directory_fd: descriptor of the group's directory.
+        instructions: eight bytes each, see the kernel's bpf/standardization.
+
+    Raises:
+        KernelError: EPERM without CAP_BPF and CAP_NET_ADMIN (or CAP_SYS_ADMIN); EINVAL
+            for a program the verifier does not accept.
+    """
+    order = sys.byteorder
+    number = _BPF[os.uname().machine]
+    code = (_Char * len(instructions)).from_buffer_copy(instructions)
+    terms = (_Char * 4).from_buffer_copy(b"GPL\0")
+    load = bytearray(128)
+    for at, size, value in (
+        (0, 4, BPF_PROG_TYPE_CGROUP_DEVICE),
+        (4, 4, len(instructions) // 8),
+        (8, 8, addressof(code)),
+        (16, 8, addressof(terms)),
+    ):
+        load[at : at + size] = value.to_bytes(size, order)
+    program = _call(_syscall, "bpf", "BPF_PROG_LOAD", number, BPF_PROG_LOAD, load, len(load))
+    try:
+        attach = b"".join(
+            value.to_bytes(4, order)
+            for value in (directory_fd, program, BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI)
+        )
+        _call(_syscall, "bpf", "BPF_PROG_ATTACH", number, BPF_PROG_ATTACH, attach, len(attach))
+    finally:
+        os.close(program)

@@ -20,12 +20,8 @@ if TYPE_CHECKING:
 
     Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
-try:
-    import _json as _c
-except ImportError:  # not CPython
-    _c = None  # type: ignore[assignment]
-
 WHITESPACE = " \t\n\r"
+_INFINITY = float("inf")
 
 
 class JsonError(ValueError):
@@ -103,7 +99,7 @@ def _scan_with_words(text: str, start: int) -> tuple[Any, int]:
     try:
         return _scan(text, start)
     except SystemError:
-        import json.decoder  # noqa: F401: for the C scanner to find
+        import json.decoder  # noqa: F401 - for the C scanner to find
 
         return _scan(text, start)
 
@@ -159,19 +155,23 @@ class _Context:
     parse_float = float
     parse_int = int
     parse_constant = staticmethod(_constant)
-    memo: dict[str, str] = {}  # noqa: RUF012: the scanner's own, emptied by it
+    memo: dict[str, str] = {}  # noqa: RUF012 - the scanner's own, emptied by it
 
 
-if _c is not None:
-    _scan: Callable[[str, int], tuple[Any, int]] = _c.make_scanner(_Context)
-    _quote: Callable[[str], str] = _c.encode_basestring
-else:
-    import json
+def _engine() -> tuple[Callable[[str, int], tuple[Any, int]], Callable[[str], str]]:
+    """Return what scans a value and what quotes a text: the C ones where they are."""
+    try:
+        import _json as c
+    except ImportError:  # not CPython
+        import json.encoder
 
-    _scan = json.JSONDecoder(
-        object_pairs_hook=_object, parse_constant=_constant
-    ).scan_once
-    _quote = json.encoder.py_encode_basestring  # type: ignore[attr-defined]
+        decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+        return decoder.scan_once, json.encoder.encode_basestring
+    context: Any = _Context
+    return c.make_scanner(context), c.encode_basestring
+
+
+_scan, _quote = _engine()
 
 
 def _write(value: object, out: Callable[[str], None], indent: str, newline: str) -> None:
@@ -187,7 +187,7 @@ def _write(value: object, out: Callable[[str], None], indent: str, newline: str)
     elif isinstance(value, int):
         out(int.__repr__(value))
     elif isinstance(value, float):
-        if value != value or value in (float("inf"), float("-inf")):
+        if not -_INFINITY < value < _INFINITY:  # NaN fails both
             raise JsonError(f"{value!r} has no JSON form")
         out(float.__repr__(value))
     elif isinstance(value, dict):

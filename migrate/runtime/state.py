@@ -34,7 +34,7 @@ from migrate.runtime import jsontext
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Literal, TypedDict
+    from typing import Literal, Self, TypedDict
 
     Status = Literal["creating", "created", "running", "paused", "stopped"]
 
@@ -73,9 +73,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 PHASES = ("creating", "created", "started")
-ID_CHARACTERS = frozenset(
-    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-."
-)
+ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 ID_LONGEST = 1024
 # A state file is some kilobytes; annotations of engines make it tens.
 LARGEST_STATE_BYTES = 16 << 20
@@ -157,11 +155,7 @@ def _is_alive(record: Record) -> bool:
     if record["pid"] <= 0 or record["boot_id"] != boot_id():
         return False
     found = _process_stat(record["pid"])
-    return (
-        found is not None
-        and found[0] not in "ZX"
-        and found[1] == record["pid_start_ticks"]
-    )
+    return found is not None and found[0] not in "ZX" and found[1] == record["pid_start_ticks"]
 
 
 def status(record: Record) -> Status:
@@ -220,7 +214,7 @@ class Lock:
         self.command = ""
         self.fd = -1
 
-    def __enter__(self) -> Lock:
+    def __enter__(self) -> Self:
         """Wait for the lock, at most until the deadline.
 
         Raises:
@@ -267,9 +261,7 @@ class Lock:
                 pass
         path = f"{directory}/lock"
         try:
-            fd = os.open(
-                path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-            )
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:
             if self._create:  # deleted between mkdir and open: once more
                 return False
@@ -298,7 +290,7 @@ class Lock:
         pid, _, command = text.partition(" ")
         if not pid.isdigit():
             return "another command"
-        return f"`migrate {command}` (pid {pid})" if command else f"pid {pid}"
+        return f"`migrate {command} {self._id}` (pid {pid})" if command else f"pid {pid}"
 
 
 class Store:
@@ -354,7 +346,7 @@ class Store:
             create: make the directory where there is none.
         """
         lock = Lock(self, container_id, timeout_seconds, create=create)
-        lock.command = command or "command"
+        lock.command = command
         return lock
 
     def reserve(self, container_id: str) -> str:
@@ -408,9 +400,7 @@ class Store:
         if not isinstance(data, dict) or "schema_version" not in data:
             raise self._broken(container_id, "not written by this program")
         if data["schema_version"] != SCHEMA_VERSION:
-            raise self._broken(
-                container_id, f"schema version {data['schema_version']!r} is not 1"
-            )
+            raise self._broken(container_id, f"schema version {data['schema_version']!r} is not 1")
         for name, kind in _FIELDS.items():
             if type(data.get(name)) is not kind:
                 raise self._broken(container_id, f"{name} is missing or no {kind.__name__}")

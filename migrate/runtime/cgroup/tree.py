@@ -1,0 +1,246 @@
+"""A container's control groups as directories: made, joined, listed, emptied, removed.
+
+Lives here: what concerns processes and directories. Must not live here: limits.
+Imported through `migrate.runtime.cgroup`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from migrate.errors import CgroupError
+from migrate.runtime.cgroup import files, freezer
+from migrate.runtime.cgroup.hierarchies import directory_of, is_unified
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+SIGKILL = 9
+RETRY_SECONDS = 0.001
+LONGEST_RETRY_SECONDS = 0.02
+# A v1 write of a pid fails with EINVAL while the cgroup is being set up elsewhere.
+JOIN_ATTEMPTS = 5
+JOIN_PAUSE_SECONDS = 0.03
+
+
+def exists(paths: Mapping[str, str]) -> bool:
+    """Tell whether any of the directories is there."""
+    return any(os.path.isdir(directory) for directory in paths.values())
+
+
+def make(paths: Mapping[str, str]) -> None:
+    """Make the directories, ready for limits and processes.
+
+    Raises:
+        CgroupError: a directory cannot be made, or holds processes of somebody else.
+    """
+    for key, directory in paths.items():
+        if is_unified(paths):
+            _make_v2(directory)
+        elif "cpuset" in key.split(","):
+            _make_cpuset(directory)
+        else:
+            _makedirs(directory)
+    strangers = procs(paths)
+    if strangers:
+        raise CgroupError(
+            f"control group {next(iter(paths.values()))} is not empty: "
+            f"{len(strangers)} processes are in it",
+            "Give the container a cgroupsPath of its own.",
+        )
+    if freezer.frozen_state(paths) != "THAWED":
+        freezer.thaw(paths)  # what a killed command left; nobody is in it
+
+
+def add(paths: Mapping[str, str], pid: int) -> None:
+    """Move a process, with all its threads, into a container's cgroups.
+
+    Raises:
+        CgroupError: names the directory and the kernel's reason.
+    """
+    for directory in paths.values():
+        for attempt in range(JOIN_ATTEMPTS):
+            try:
+                files.write_raw(f"{directory}/cgroup.procs", str(pid))
+                break
+            except OSError as error:
+                if error.errno == errno.EINVAL and attempt < JOIN_ATTEMPTS - 1:
+                    time.sleep(JOIN_PAUSE_SECONDS)
+                    continue
+                raise CgroupError(
+                    f"process {pid} cannot join control group {directory}: "
+                    f"{str(error.strerror).lower()}"
+                ) from None
+
+
+def procs(paths: Mapping[str, str]) -> list[int]:
+    """Return the processes of a container, those in cgroups below its own included."""
+    directory = _tree_of_processes(paths)
+    pids: set[int] = set()
+    for below in _walk(directory) if directory else ():
+        text = files.read_if_there(f"{below}/cgroup.procs")
+        pids.update(int(pid) for pid in (text or "").split())
+    return sorted(pids)
+
+
+def kill(paths: Mapping[str, str], timeout_seconds: float = 10.0) -> None:
+    """Kill every process of a container, also where it is frozen or forks without end.
+
+    Raises:
+        CgroupError: some did not die in time, or the caller itself is among them.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    pause = RETRY_SECONDS
+    while pids := procs(paths):
+        if os.getpid() in pids or 0 in pids:
+            raise CgroupError(
+                f"control group {_tree_of_processes(paths)} holds processes that are not "
+                "the container's",
+                "Look at its cgroup.procs; this program will not kill them.",
+            )
+        if time.monotonic() >= deadline:
+            raise CgroupError(
+                f"processes {', '.join(map(str, pids))} did not die within {timeout_seconds:g} s",
+                "Look for a process in uninterruptible sleep (state D).",
+            )
+        _kill_once(paths, pids)
+        time.sleep(pause)
+        pause = min(pause * 2, LONGEST_RETRY_SECONDS)
+
+
+def destroy(paths: Mapping[str, str], timeout_seconds: float = 5.0) -> None:
+    """Remove the directories, those below them first.
+
+    A cgroup stays busy for a moment after its last process has ended.
+
+    Raises:
+        CgroupError: one is still busy at the deadline.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    for directory in paths.values():
+        if os.path.ismount(directory):
+            raise CgroupError(f"{directory} is the root of a tree, and stays")
+        pause = RETRY_SECONDS
+        while not _removed(directory):
+            if time.monotonic() >= deadline:
+                raise CgroupError(
+                    f"control group {directory} cannot be removed: it is busy",
+                    "Look at its cgroup.procs for what is left in it.",
+                )
+            time.sleep(pause)
+            pause = min(pause * 2, LONGEST_RETRY_SECONDS)
+
+
+def _kill_once(paths: Mapping[str, str], pids: list[int]) -> None:
+    """Send SIGKILL to all there are, such that none forks in between."""
+    directory = paths.get("")
+    if is_unified(paths) and directory and os.path.exists(f"{directory}/cgroup.kill"):
+        files.write(f"{directory}/cgroup.kill", "1")  # since Linux 5.14; frozen ones too
+        return
+    try:
+        freezer.freeze(paths, 0.5)
+        pids = procs(paths)
+    except CgroupError:
+        pass  # one round more or less: the caller repeats until none is left
+    for pid in pids:
+        # No pidfd: a pid listed here was in the cgroup a moment ago and, frozen,
+        # cannot have ended since.
+        try:
+            os.kill(pid, SIGKILL)
+        except ProcessLookupError:
+            continue
+    freezer.thaw(paths)  # v1: a frozen process dies only once it is thawed
+
+
+def _tree_of_processes(paths: Mapping[str, str]) -> str | None:
+    """Return the directory in the tree that decides who belongs to the container."""
+    for controller in ("freezer", "devices", "pids", "memory"):
+        directory = directory_of(paths, controller)
+        if directory is not None:
+            return directory
+    return paths.get("", next(iter(paths.values()), None))
+
+
+def _walk(directory: str) -> Iterator[str]:
+    """Yield a cgroup and all below it, parents first."""
+    yield directory
+    try:
+        with os.scandir(directory) as entries:
+            below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:  # removed meanwhile
+        return
+    for child in below:
+        yield from _walk(child)
+
+
+def _removed(directory: str) -> bool:
+    """Remove a cgroup and those below it; tell whether it is gone."""
+    for below in reversed(list(_walk(directory))):
+        try:
+            os.rmdir(below)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno in (errno.EBUSY, errno.ENOTEMPTY, errno.EINTR):
+                return False
+            raise CgroupError(
+                f"control group {below} cannot be removed: {str(error.strerror).lower()}"
+            ) from None
+    return True
+
+
+def _makedirs(directory: str) -> list[str]:
+    """Make a directory and its parents; return those that are new, parents first."""
+    missing = []
+    at = directory
+    while not os.path.isdir(at):
+        missing.append(at)
+        at = os.path.dirname(at)
+    missing.reverse()
+    for path in missing:
+        try:
+            os.mkdir(path, 0o755)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise CgroupError(
+                f"control group {path} cannot be made: {str(error.strerror).lower()}",
+                "Run as root with the tree mounted writable, or choose another cgroupsPath.",
+            ) from None
+    return missing
+
+
+def _make_cpuset(directory: str) -> None:
+    """Make a v1 cpuset: a new one has no processors and no memory until told."""
+    _makedirs(directory)
+    chain = [directory]
+    while not os.path.ismount(chain[-1]):
+        chain.append(os.path.dirname(chain[-1]))
+    for parent, child in zip(chain[:0:-1], chain[-2::-1], strict=True):
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            if not files.read(f"{child}/{name}"):
+                files.write(f"{child}/{name}", files.read(f"{parent}/{name}"))
+
+
+def _make_v2(directory: str) -> None:
+    """Make a v2 cgroup with every controller its parents can give it."""
+    _makedirs(directory)
+    chain = [os.path.dirname(directory)]
+    while not os.path.ismount(chain[-1]):
+        chain.append(os.path.dirname(chain[-1]))
+    for parent in reversed(chain):
+        offered = (files.read_if_there(f"{parent}/cgroup.controllers") or "").split()
+        enabled = (files.read_if_there(f"{parent}/cgroup.subtree_control") or "").split()
+        for controller in offered:
+            if controller in enabled:
+                continue
+            # One by one: a controller that cannot be had, as cpu beside real-time
+            # processes, or all in a group that holds processes, must not cost the
+            # others. A limit that then has no file is refused by its name.
+            try:
+                files.write_raw(f"{parent}/cgroup.subtree_control", f"+{controller}")
+            except OSError:
+                continue
