@@ -171,7 +171,7 @@ class _IntFunction(CFuncPtr):
 
 # Everything is looked up here, at import: after pivot_root a lookup would be a
 # file of the container.
-_handle = dlopen(None, 0)
+_handle = dlopen(None, 0)  # type: ignore[arg-type]
 _syscall = _LongFunction(dlsym(_handle, "syscall"))
 _capget = _IntFunction(dlsym(_handle, "capget"))
 _capset = _IntFunction(dlsym(_handle, "capset"))
@@ -246,9 +246,7 @@ def getcwd() -> bytes:
     return bytes(buffer[: size - 1])
 
 
-def openat2(
-    dirfd: int, path: str | bytes, flags: int, *, mode: int = 0, resolve: int = 0
-) -> int:
+def openat2(dirfd: int, path: str | bytes, flags: int, *, mode: int = 0, resolve: int = 0) -> int:
     """Open a path under restrictions on its resolution, see openat2(2).
 
     Args:
@@ -265,9 +263,7 @@ def openat2(
     order = sys.byteorder
     how = b"".join(v.to_bytes(8, order) for v in (flags | os.O_CLOEXEC, mode, resolve))
     while True:
-        result: int = _syscall(
-            _Long(_OPENAT2), _Long(dirfd), _pass(path), how, _Long(24)
-        )
+        result: int = _syscall(_Long(_OPENAT2), _Long(dirfd), _pass(path), how, _Long(24))
         if result >= 0:
             return result
         # EAGAIN: a rename anywhere raced the walk; EINTR: a signal did.
@@ -284,9 +280,7 @@ def statx_mount(dirfd: int, path: str | bytes = b"") -> tuple[int, bool]:
     """
     buffer = bytearray(256)
     flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | (0 if path else AT_EMPTY_PATH)
-    _call(
-        _statx, "statx", path or dirfd, _Int(dirfd), path, flags, STATX_MNT_ID, buffer
-    )
+    _call(_statx, "statx", path or dirfd, _Int(dirfd), path, flags, STATX_MNT_ID, buffer)
     attributes = int.from_bytes(buffer[8:16], sys.byteorder)
     mount_id = int.from_bytes(buffer[144:152], sys.byteorder)
     return mount_id, bool(attributes & STATX_ATTR_MOUNT_ROOT)
@@ -295,9 +289,7 @@ def statx_mount(dirfd: int, path: str | bytes = b"") -> tuple[int, bool]:
 # --- mounts ---
 
 
-def fsconfig(
-    fd: int, command: int, key: str | None = None, value: str | None = None
-) -> None:
+def fsconfig(fd: int, command: int, key: str | None = None, value: str | None = None) -> None:
     """Set up a file system context, see fsconfig(2).
 
     Args:
@@ -549,12 +541,8 @@ def capget() -> tuple[int, int, int]:
     header = bytearray(_CAPABILITY_VERSION_3.to_bytes(4, sys.byteorder) + bytes(4))
     data = bytearray(24)
     _call(_capget, "capget", "", header, data)
-    words = [
-        int.from_bytes(data[at : at + 4], sys.byteorder) for at in range(0, 24, 4)
-    ]
-    effective, permitted, inheritable = (
-        words[at] | words[at + 3] << 32 for at in range(3)
-    )
+    words = [int.from_bytes(data[at : at + 4], sys.byteorder) for at in range(0, 24, 4)]
+    effective, permitted, inheritable = (words[at] | words[at + 3] << 32 for at in range(3))
     return effective, permitted, inheritable
 
 

@@ -1,0 +1,53 @@
+"""config.json: what it may say, what it says, and what `spec` writes.
+
+Lives here: decoding, the checks across fields, and the default configuration.
+Must not live here: anything that touches the host but to look at the bundle.
+May be imported by every room above `runtime`; each function is loaded with its
+module when it is first used, since `start`, `state` and `kill` need none.
+
+| module | what |
+|---|---|
+| schema | the fields and their types, as one table |
+| model | the same as typed dictionaries, for the type checker |
+| decode | bytes to a checked dictionary |
+| refused | fields of the runtime-spec that are not carried out |
+| validate | rules across fields |
+| mountoptions | the words of `mounts[].options` |
+| default | what `migrate spec` writes |
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from migrate.runtime.spec.decode import decode, decode_process, decode_resources
+    from migrate.runtime.spec.default import default_spec
+    from migrate.runtime.spec.validate import validate, validate_process
+
+__all__ = [
+    "decode",
+    "decode_process",
+    "decode_resources",
+    "default_spec",
+    "validate",
+    "validate_process",
+]
+
+_MODULES = {
+    "decode": "decode",
+    "decode_process": "decode",
+    "decode_resources": "decode",
+    "default_spec": "default",
+    "validate": "validate",
+    "validate_process": "validate",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load the module a name lives in, see PEP 562."""
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(name)
+    value: object = getattr(__import__(f"{__name__}.{module}", fromlist=[name]), name)
+    globals()[name] = value
+    return value

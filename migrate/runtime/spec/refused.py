@@ -1,0 +1,72 @@
+"""Fields of the runtime-spec that this runtime does not carry out.
+
+Lives here: one table of JSON paths, and the check. A configuration that asks for
+one of them is refused in one line: to leave it out silently would run a
+container with less protection, or less of anything, than was asked for.
+"""
+
+from __future__ import annotations
+
+from migrate.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# member -> what it would be, and how to do without
+PROCESS: dict[str, tuple[str, str]] = {
+    "apparmorProfile": (
+        "AppArmor profiles are not supported",
+        "Remove it (podman: --security-opt apparmor=unconfined).",
+    ),
+    "selinuxLabel": (
+        "SELinux labels are not supported",
+        "Remove it (podman: --security-opt label=disable).",
+    ),
+    "scheduler": ("scheduling policies are not supported", "Remove it."),
+    "ioPriority": ("I/O priorities are not supported", "Remove it."),
+    "execCPUAffinity": ("the CPU affinity of exec is not supported", "Remove it."),
+}
+
+LINUX: dict[str, tuple[str, str]] = {
+    "seccomp": (
+        "seccomp filters are not supported",
+        "Remove it (podman: --security-opt seccomp=unconfined).",
+    ),
+    "intelRdt": ("Intel RDT is not supported", "Remove it."),
+    "mountLabel": (
+        "SELinux labels are not supported",
+        "Remove it (podman: --security-opt label=disable).",
+    ),
+    "personality": ("personalities are not supported", "Remove it."),
+    "netDevices": ("moving network devices is not supported", "Remove it."),
+    "memoryPolicy": ("NUMA memory policies are not supported", "Remove it."),
+}
+
+MOUNT: dict[str, tuple[str, str]] = {
+    "uidMappings": ("id-mapped mounts are not supported", "Remove it."),
+    "gidMappings": ("id-mapped mounts are not supported", "Remove it."),
+}
+
+
+def check(spec: dict[str, Any], path: str) -> None:
+    """Refuse a configuration that asks for what is not carried out.
+
+    Raises:
+        ConfigError: names the field.
+    """
+    check_process(spec.get("process", {}), f"{path}.process")
+    _check(spec.get("linux", {}), LINUX, f"{path}.linux")
+    for at, mount in enumerate(spec.get("mounts", [])):
+        _check(mount, MOUNT, f"{path}.mounts[{at}]")
+
+
+def check_process(process: dict[str, Any], path: str) -> None:
+    """Refuse a process that asks for what is not carried out, see `check`."""
+    _check(process, PROCESS, path)
+
+
+def _check(value: dict[str, Any], table: dict[str, tuple[str, str]], path: str) -> None:
+    for name, (problem, hint) in table.items():
+        if value.get(name):  # empty: nothing is asked for
+            raise ConfigError(f"{path}.{name}", problem, hint)

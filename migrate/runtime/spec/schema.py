@@ -1,0 +1,194 @@
+"""The fields of config.json and their types, as one table.
+
+Lives here: the table and its small language; `decode` walks it, `model` says the
+same to the type checker, a test proves that the two agree. Must not live here:
+rules that need a second field (`validate`). Source: runtime-spec 1.2, config.md
+and config-linux.md. Fields of other systems (windows, solaris, vm, zos) are not
+listed and so, as the spec asks for unknown ones, passed over.
+
+A node of the table is
+    a name of SCALARS           that kind of value
+    a tuple of strings          one of those words
+    [node]                      an array
+    {"*": node}                 an object with free names
+    {"name": node, ...}         an object; a name that ends in "!" must be there
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_U32 = 2**32 - 1
+_I64 = 2**63
+
+# kind -> (type, lowest, highest); the bounds are for numbers only.
+SCALARS: dict[str, tuple[type[Any], int, int]] = {
+    "string": (str, 0, 0),
+    "bool": (bool, 0, 0),
+    "u16": (int, 0, 65535),
+    "u32": (int, 0, _U32),
+    "u64": (int, 0, 2**64 - 1),
+    "i32": (int, -(2**31), 2**31 - 1),
+    "i64": (int, -_I64, _I64 - 1),
+}
+
+_HOOK: dict[str, Any] = {
+    "path!": "string",
+    "args": ["string"],
+    "env": ["string"],
+    "timeout": "i64",
+}
+
+HOOK_KINDS = (
+    "prestart",
+    "createRuntime",
+    "createContainer",
+    "startContainer",
+    "poststart",
+    "poststop",
+)
+
+_ID_MAPPING: dict[str, Any] = {"containerID!": "u32", "hostID!": "u32", "size!": "u32"}
+
+PROCESS: dict[str, Any] = {
+    "terminal": "bool",
+    "consoleSize": {"height!": "u16", "width!": "u16"},
+    "user": {"uid": "u32", "gid": "u32", "umask": "u32", "additionalGids": ["u32"]},
+    "args": ["string"],
+    "env": ["string"],
+    "cwd": "string",
+    "capabilities": {
+        "bounding": ["string"],
+        "effective": ["string"],
+        "inheritable": ["string"],
+        "permitted": ["string"],
+        "ambient": ["string"],
+    },
+    "rlimits": [{"type!": "string", "soft!": "u64", "hard!": "u64"}],
+    "noNewPrivileges": "bool",
+    "apparmorProfile": "string",
+    "oomScoreAdj": "i32",
+    "scheduler": {"*": "any"},
+    "selinuxLabel": "string",
+    "ioPriority": {"*": "any"},
+    "execCPUAffinity": {"*": "any"},
+}
+
+_THROTTLE = [{"major!": "i64", "minor!": "i64", "rate!": "u64"}]
+_WEIGHT = [{"major!": "i64", "minor!": "i64", "weight": "u16", "leafWeight": "u16"}]
+
+RESOURCES: dict[str, Any] = {
+    "devices": [
+        {
+            "allow!": "bool",
+            "type": ("a", "c", "b", ""),
+            "major": "i64",
+            "minor": "i64",
+            "access": "string",
+        }
+    ],
+    "memory": {
+        "limit": "i64",
+        "reservation": "i64",
+        "swap": "i64",
+        "kernel": "i64",
+        "kernelTCP": "i64",
+        "swappiness": "u64",
+        "disableOOMKiller": "bool",
+        "useHierarchy": "bool",
+        "checkBeforeUpdate": "bool",
+    },
+    "cpu": {
+        "shares": "u64",
+        "quota": "i64",
+        "burst": "u64",
+        "period": "u64",
+        "realtimeRuntime": "i64",
+        "realtimePeriod": "u64",
+        "cpus": "string",
+        "mems": "string",
+        "idle": "i64",
+    },
+    "pids": {"limit": "i64"},
+    "blockIO": {
+        "weight": "u16",
+        "leafWeight": "u16",
+        "weightDevice": _WEIGHT,
+        "throttleReadBpsDevice": _THROTTLE,
+        "throttleWriteBpsDevice": _THROTTLE,
+        "throttleReadIOPSDevice": _THROTTLE,
+        "throttleWriteIOPSDevice": _THROTTLE,
+    },
+    "hugepageLimits": [{"pageSize!": "string", "limit!": "u64"}],
+    "network": {
+        "classID": "u32",
+        "priorities": [{"name!": "string", "priority!": "u32"}],
+    },
+    "rdma": {"*": {"hcaHandles": "u32", "hcaObjects": "u32"}},
+    "unified": {"*": "string"},
+}
+
+NAMESPACE_KINDS = ("pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time")
+
+LINUX: dict[str, Any] = {
+    "uidMappings": [_ID_MAPPING],
+    "gidMappings": [_ID_MAPPING],
+    "sysctl": {"*": "string"},
+    "resources": RESOURCES,
+    "cgroupsPath": "string",
+    "namespaces": [{"type!": NAMESPACE_KINDS, "path": "string"}],
+    "devices": [
+        {
+            "path!": "string",
+            "type!": ("c", "b", "u", "p"),
+            "major": "i64",
+            "minor": "i64",
+            "fileMode": "u32",
+            "uid": "u32",
+            "gid": "u32",
+        }
+    ],
+    "netDevices": {"*": "any"},
+    "seccomp": {"*": "any"},
+    "rootfsPropagation": (
+        "shared",
+        "slave",
+        "private",
+        "unbindable",
+        "rshared",
+        "rslave",
+        "rprivate",
+        "runbindable",
+        "",
+    ),
+    "maskedPaths": ["string"],
+    "readonlyPaths": ["string"],
+    "mountLabel": "string",
+    "intelRdt": {"*": "any"},
+    "memoryPolicy": {"*": "any"},
+    "personality": {"*": "any"},
+    "timeOffsets": {"*": {"secs": "i64", "nanosecs": "u32"}},
+}
+
+SPEC: dict[str, Any] = {
+    "ociVersion!": "string",
+    "process": PROCESS,
+    "root": {"path!": "string", "readonly": "bool"},
+    "hostname": "string",
+    "domainname": "string",
+    "mounts": [
+        {
+            "destination!": "string",
+            "type": "string",
+            "source": "string",
+            "options": ["string"],
+            "uidMappings": [_ID_MAPPING],
+            "gidMappings": [_ID_MAPPING],
+        }
+    ],
+    "hooks": {kind: [_HOOK] for kind in HOOK_KINDS},
+    "annotations": {"*": "string"},
+    "linux": LINUX,
+}

@@ -1,0 +1,333 @@
+"""Rules of a configuration that take more than one field to see.
+
+Lives here: checks, after which `plan` needs none. Must not live here: anything
+that changes the host; looking at the bundle and at /sys is all. Messages keep the
+words of runc where engines or people look for them.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+
+from migrate.errors import ConfigError
+from migrate.runtime.spec import mountoptions
+from migrate.runtime.spec.schema import HOOK_KINDS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from migrate.runtime.spec.model import Hook, Linux, Mount, Process, Spec
+
+RLIMITS: dict[str, int] = {
+    "RLIMIT_CPU": 0,
+    "RLIMIT_FSIZE": 1,
+    "RLIMIT_DATA": 2,
+    "RLIMIT_STACK": 3,
+    "RLIMIT_CORE": 4,
+    "RLIMIT_RSS": 5,
+    "RLIMIT_NPROC": 6,
+    "RLIMIT_NOFILE": 7,
+    "RLIMIT_MEMLOCK": 8,
+    "RLIMIT_AS": 9,
+    "RLIMIT_LOCKS": 10,
+    "RLIMIT_SIGPENDING": 11,
+    "RLIMIT_MSGQUEUE": 12,
+    "RLIMIT_NICE": 13,
+    "RLIMIT_RTPRIO": 14,
+    "RLIMIT_RTTIME": 15,
+}
+
+# By number, capability.h.
+CAPABILITIES: tuple[str, ...] = (
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+)
+
+# What may be bound over single files of procfs, because it only shows (lxcfs).
+PROC_OVERLAYS = frozenset(
+    f"/proc/{name}"
+    for name in (
+        "cpuinfo",
+        "diskstats",
+        "loadavg",
+        "meminfo",
+        "net/dev",
+        "slabinfo",
+        "stat",
+        "swaps",
+        "sys/crypto/fips_enabled",
+        "sys/kernel/ns_last_pid",
+        "uptime",
+    )
+)
+
+IPC_SYSCTLS = frozenset(
+    {
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    }
+)
+
+
+def validate(spec: Spec, bundle: str) -> None:
+    """Refuse a configuration that cannot be carried out as it is written.
+
+    Args:
+        spec: a decoded configuration.
+        bundle: absolute path of the bundle.
+
+    Raises:
+        ConfigError: names the JSON path and what is wrong.
+    """
+    if not spec["ociVersion"].startswith("1."):
+        raise ConfigError("$.ociVersion", f'"{spec["ociVersion"]}" is not 1.x')
+    if "process" not in spec:
+        raise ConfigError("$.process", "process property must not be empty")
+    validate_process(spec["process"], "$.process")
+    _root(spec, bundle)
+    linux: Linux = spec.get("linux", {})
+    kinds = _namespaces(linux)
+    for at, mount in enumerate(spec.get("mounts", [])):
+        _mount(mount, f"$.mounts[{at}]")
+    _belongings(spec, linux, kinds)
+    _id_mappings(linux, kinds)
+    _sysctl(linux, kinds)
+    _devices(linux)
+    _hooks(spec)
+    for name in ("maskedPaths", "readonlyPaths"):
+        paths: list[str] = linux.get(name, [])  # type: ignore[assignment]
+        for at, path in enumerate(paths):
+            _absolute(path, f"$.linux.{name}[{at}]")
+
+
+def validate_process(process: Process, path: str) -> None:
+    """Refuse a process that cannot be started as it is written, see `validate`."""
+    if not process.get("args") or not process["args"][0]:
+        raise ConfigError(f"{path}.args", "args must not be empty")
+    if not process.get("cwd"):
+        raise ConfigError(f"{path}.cwd", "Cwd property must not be empty")
+    if not process["cwd"].startswith("/"):
+        raise ConfigError(f"{path}.cwd", "Cwd must be an absolute path")
+    for at, entry in enumerate(process.get("env", [])):
+        if entry.find("=") < 1:
+            raise ConfigError(f"{path}.env[{at}]", f'"{entry}" is not NAME=VALUE')
+    sets: dict[str, list[str]] = process.get("capabilities", {})  # type: ignore[assignment]
+    for name, words in sets.items():
+        for at, word in enumerate(words):
+            if word not in CAPABILITIES:
+                raise ConfigError(
+                    f"{path}.capabilities.{name}[{at}]", f'unknown capability "{word}"'
+                )
+    seen = set()
+    for at, limit in enumerate(process.get("rlimits", [])):
+        where = f"{path}.rlimits[{at}]"
+        if limit["type"] not in RLIMITS:
+            raise ConfigError(where, f'unknown limit "{limit["type"]}"')
+        if limit["type"] in seen:
+            raise ConfigError(where, f"{limit['type']} is given twice")
+        if limit["soft"] > limit["hard"]:
+            raise ConfigError(where, "the soft limit is above the hard one")
+        seen.add(limit["type"])
+    if not -1000 <= process.get("oomScoreAdj", 0) <= 1000:
+        raise ConfigError(f"{path}.oomScoreAdj", "is not between -1000 and 1000")
+    if process.get("user", {}).get("umask", 0) > 0o777:
+        raise ConfigError(f"{path}.user.umask", "has more than the nine permission bits")
+
+
+def rootfs_path(spec: Spec, bundle: str) -> str:
+    """Return the absolute path of the root file system, links resolved."""
+    if "root" not in spec or not spec["root"]["path"]:
+        raise ConfigError("$.root", "Root must be specified")
+    return os.path.realpath(os.path.join(bundle, spec["root"]["path"]))
+
+
+def normal_destination(destination: str) -> str:
+    """Return a path inside the container without "..", "." and doubled slashes."""
+    return posixpath.normpath("/" + destination.lstrip("/"))
+
+
+def _root(spec: Spec, bundle: str) -> None:
+    path = rootfs_path(spec, bundle)
+    if not os.path.isdir(path):
+        raise ConfigError(
+            "$.root.path",
+            f"rootfs {path} does not exist"
+            if not os.path.exists(path)
+            else f"{path} is no directory",
+            "Unpack an image there, for example with `tar -C rootfs -xf IMAGE.tar`.",
+        )
+    if path == "/":
+        raise ConfigError("$.root.path", "the host's own root cannot be a container's")
+
+
+def _namespaces(linux: Linux) -> dict[str, str]:
+    """Return kind to path ("" to make one); each at most once."""
+    kinds: dict[str, str] = {}
+    for at, namespace in enumerate(linux.get("namespaces", [])):
+        where = f"$.linux.namespaces[{at}]"
+        kind, path = namespace["type"], namespace.get("path", "")
+        if kind in kinds:
+            raise ConfigError(where, f"a namespace of type {kind} is given twice")
+        if path:
+            _absolute(path, f"{where}.path")
+        if not os.path.exists(f"/proc/self/ns/{NAMESPACE_FILES[kind]}"):
+            raise ConfigError(where, f"this kernel has no {kind} namespaces")
+        kinds[kind] = path
+    if "mount" not in kinds:
+        raise ConfigError(
+            "$.linux.namespaces",
+            "a container needs a mount namespace",
+            'Add {"type": "mount"}.',
+        )
+    return kinds
+
+
+NAMESPACE_FILES: dict[str, str] = {
+    "pid": "pid",
+    "network": "net",
+    "mount": "mnt",
+    "ipc": "ipc",
+    "uts": "uts",
+    "user": "user",
+    "cgroup": "cgroup",
+    "time": "time",
+}
+
+
+def _belongings(spec: Spec, linux: Linux, kinds: dict[str, str]) -> None:
+    """Names and clocks belong to namespaces: without one they would be the host's."""
+    for name in ("hostname", "domainname"):
+        if spec.get(name) and "uts" not in kinds:
+            raise ConfigError(f"$.{name}", f"unable to set {name} without a private UTS namespace")
+    offsets = linux.get("timeOffsets")
+    if offsets:
+        if kinds.get("time", "joined"):
+            raise ConfigError("$.linux.timeOffsets", "needs a new time namespace")
+        for clock in offsets:
+            if clock not in ("monotonic", "boottime"):
+                raise ConfigError("$.linux.timeOffsets", f'no clock "{clock}" has an offset')
+
+
+def _id_mappings(linux: Linux, kinds: dict[str, str]) -> None:
+    mapped = linux.get("uidMappings"), linux.get("gidMappings")
+    if any(mapped) and "user" not in kinds:
+        raise ConfigError(
+            "$.linux.uidMappings", "id mappings need a user namespace", 'Add {"type": "user"}.'
+        )
+    if kinds.get("user") == "" and not all(mapped):
+        raise ConfigError(
+            "$.linux.namespaces", "a new user namespace needs uidMappings and gidMappings"
+        )
+
+
+def _sysctl(linux: Linux, kinds: dict[str, str]) -> None:
+    """Allow the parameters that belong to a namespace of the container's own."""
+    for key in linux.get("sysctl", {}):
+        where = f"$.linux.sysctl[{key}]"
+        dotted = key.replace("/", ".")
+        if ".." in dotted or not all(part for part in dotted.split(".")):
+            raise ConfigError(where, "is no parameter")
+        if dotted in IPC_SYSCTLS or dotted.startswith("fs.mqueue."):
+            needed = "ipc"
+        elif dotted.startswith("net."):
+            needed = "network"
+        elif dotted == "kernel.domainname":
+            needed = "uts"
+        elif dotted == "kernel.hostname":
+            raise ConfigError(where, "is set by $.hostname")
+        else:
+            raise ConfigError(where, "is not in a separate kernel namespace")
+        if needed not in kinds:
+            raise ConfigError(where, f"is not allowed in the hosts {needed} namespace")
+
+
+def _mount(mount: Mount, where: str) -> None:
+    destination = normal_destination(mount["destination"])
+    if not mount["destination"] or destination == "/":
+        raise ConfigError(f"{where}.destination", "cannot be the root")
+    options = mountoptions.parse(mount.get("options", []), f"{where}.options")
+    kind = mount.get("type", "")
+    is_bind = bool(options.bind) or kind == "bind"
+    if is_bind and not mount.get("source"):
+        raise ConfigError(f"{where}.source", "a bind mount needs a source")
+    if not is_bind and not kind:
+        raise ConfigError(f"{where}.type", "is missing", 'Add a type, or the option "bind".')
+    # Whoever can mount over procfs decides what init reads and writes there:
+    # CVE-2019-16884, CVE-2019-19921.
+    if destination == "/proc":
+        if kind != "proc" and not is_bind:
+            raise ConfigError(where, '"/proc" cannot be mounted because it is not of type "proc"')
+    elif destination.startswith("/proc/") and destination not in PROC_OVERLAYS:
+        raise ConfigError(where, f'"{destination}" cannot be mounted because it is inside /proc')
+    if kind == "proc" and not is_bind and destination != "/proc":
+        raise ConfigError(where, "procfs can only be mounted on /proc")
+
+
+def _devices(linux: Linux) -> None:
+    for at, device in enumerate(linux.get("devices", [])):
+        where = f"$.linux.devices[{at}]"
+        _absolute(device["path"], f"{where}.path")
+        if normal_destination(device["path"]).startswith(("/proc/", "/sys/")):
+            raise ConfigError(f"{where}.path", "cannot be in /proc or /sys")
+        if device["type"] != "p" and not {"major", "minor"} <= set(device):
+            raise ConfigError(where, "needs major and minor")
+
+
+def _hooks(spec: Spec) -> None:
+    hooks: dict[str, list[Hook]] = spec.get("hooks", {})  # type: ignore[assignment]
+    for kind in HOOK_KINDS:
+        for at, hook in enumerate(hooks.get(kind, [])):
+            where = f"$.hooks.{kind}[{at}]"
+            _absolute(hook["path"], f"{where}.path")
+            if hook.get("timeout", 1) <= 0:
+                raise ConfigError(f"{where}.timeout", "must be greater than zero")
+
+
+def _absolute(path: str, where: str) -> None:
+    if not path.startswith("/"):
+        raise ConfigError(where, f'"{path}" is not an absolute path')
