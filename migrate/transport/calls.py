@@ -188,7 +188,7 @@ class Messages:
         try:
             try:
                 value = run(self.decode(message.call.json))
-            except Exception as error:  # noqa: BLE001: the caller over there gets it
+            except Exception as error:  # noqa: BLE001 - the caller over there gets it
                 self.reply_error(message, error)
             else:
                 self.reply(message, value)
@@ -203,9 +203,7 @@ class Messages:
         while True:
             try:
                 with self._fate.lock:
-                    self._fate.wait(
-                        self._happened, lambda: bool(self._events), None, drain=True
-                    )
+                    self._fate.wait(self._happened, lambda: bool(self._events), None, drain=True)
                     event = self._events.popleft()
             except LinkError:
                 return

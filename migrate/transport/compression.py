@@ -35,8 +35,9 @@ _SPARSE = 0.20
 _SAMPLES = 3
 _SAMPLE_BYTES = 4096
 
-# Seconds of work after which a measurement counts half.
+# Work after which a measurement counts half.
 _HALF_LIFE_SECONDS = 0.5
+_HALF_LIFE_BYTES = 8e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,22 +74,29 @@ def choose_level(conditions: Conditions) -> int:
 
 
 class Rate:
-    """Amount a second of work, the recent past counting most."""
+    """One amount per another, such as bytes a second, the recent past counting most.
 
-    def __init__(self, amount: float, seconds: float) -> None:
+    Args:
+        amount: what to start from.
+        per: the amount it is measured against.
+        half_life: the amount of `per` after which what was counted counts half.
+    """
+
+    def __init__(self, amount: float, per: float, half_life: float) -> None:
         self._amount = amount
-        self._seconds = seconds
+        self._per = per
+        self._half_life = half_life
 
-    def add(self, amount: float, seconds: float) -> None:
-        """Count `amount` done in `seconds` of work; waiting for work is none."""
-        keep = 0.5 ** (seconds / _HALF_LIFE_SECONDS)
+    def add(self, amount: float, per: float) -> None:
+        """Count `amount` in `per`; seconds of waiting for work are not to be counted."""
+        keep = 0.5 ** (per / self._half_life)
         self._amount = self._amount * keep + amount
-        self._seconds = self._seconds * keep + seconds
+        self._per = self._per * keep + per
 
     @property
     def value(self) -> float:
         """The rate now."""
-        return self._amount / max(self._seconds, 1e-9)
+        return self._amount / max(self._per, 1e-9)
 
 
 class Meter:
@@ -104,9 +112,9 @@ class Meter:
         self._workers = workers
         # Guesses that the first tenth of a second of real work outweighs: a
         # link of 100 MB/s, zstd at 500 MB/s halving what it gets.
-        self._link = Rate(1e6, 0.01)
-        self._compressor = Rate(5e6, 0.01)
-        self._size = Rate(0.5e6, 1e6)
+        self._link = Rate(1e6, 0.01, _HALF_LIFE_SECONDS)
+        self._compressor = Rate(5e6, 0.01, _HALF_LIFE_SECONDS)
+        self._size = Rate(0.5e6, 1e6, _HALF_LIFE_BYTES)
 
     def sent(self, wire_bytes: int, seconds: float) -> None:
         """Count a frame that the channel took."""
@@ -115,12 +123,7 @@ class Meter:
     def compressed(self, level: int, raw_bytes: int, wire_bytes: int, seconds: float) -> None:
         """Count a chunk that went through a compressor at a level above 0."""
         self._compressor.add(raw_bytes / _SPEED_OF[level], seconds)
-        # Weighed by bytes instead of seconds: half a mebibyte counts half.
-        keep = 0.5 ** (raw_bytes / 8e6)
-        self._size = Rate(
-            self._size._amount * keep + wire_bytes / _SIZE_OF[level],
-            self._size._seconds * keep + raw_bytes,
-        )
+        self._size.add(wire_bytes / _SIZE_OF[level], raw_bytes)
 
     @property
     def conditions(self) -> Conditions:

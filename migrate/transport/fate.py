@@ -92,4 +92,3 @@ class Fate:
             if left is not None and left <= 0:
                 return False
             condition.wait(left)
-

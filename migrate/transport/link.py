@@ -21,7 +21,7 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 from google.protobuf.message import DecodeError
 
@@ -188,14 +188,12 @@ class Link(Messages):
         if self._closed:
             return
         self._closed = True
+        started = bool(self._own_threads)
         with self._fate.lock:
-            started = bool(self._own_threads)
             if self._fate.error is None and started:
                 self._abandon_streams("the link is being closed")
                 self._outbox.say_bye("")
-                deadline = time.monotonic() + timeout_seconds
-                while self._fate.error is None and (left := deadline - time.monotonic()) > 0:
-                    self._watching.wait(left)
+                self._wait_for_end(timeout_seconds)
         # A no-op where the peer's goodbye has ended the link already.
         self._fate.fail(LinkClosed(f"{self.peer_name}: the link was closed"))
         if started:
@@ -204,6 +202,11 @@ class Link(Messages):
         self._join([*self._own_threads, *self._outbox.threads], None)
         self._join(self.message_threads, timeout_seconds)
         self._channel.close()
+
+    def _wait_for_end(self, timeout_seconds: float) -> None:
+        deadline = time.monotonic() + timeout_seconds
+        while self._fate.error is None and (left := deadline - time.monotonic()) > 0:
+            self._watching.wait(left)
 
     def _abandon_streams(self, reason: str) -> None:
         for writer in self._outbox.writers():
@@ -218,7 +221,7 @@ class Link(Messages):
             if thread is not threading.current_thread():
                 thread.join(timeout_seconds)
 
-    def __enter__(self) -> Link:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -288,23 +291,23 @@ class Link(Messages):
     def _receive_all(self) -> None:
         try:
             self._frames.read_preamble()
-            self._dispatch(*self._frames.read())
-            if self._theirs is None:
-                raise ProtocolError(f"{self.peer_name}: did not start with a greeting")
             while self._dispatch(*self._frames.read()):
                 pass
-        except Exception as error:  # noqa: BLE001: a thread's error is the link's
+        except Exception as error:  # noqa: BLE001 - a thread's error is the link's
             self._fail(error)
 
     def _dispatch(self, header: Header, payload: memoryview) -> bool:
         """Act on one frame; returns whether more will come."""
         if header.kind == Kind.CONTROL:
             self._control_arrived(payload)
+        elif self._theirs is None:
+            raise ProtocolError(f"{self.peer_name}: did not start with a greeting")
         elif header.kind == Kind.BYE:
             reason = frames.unpack_reason(payload)
             with self._fate.lock:
                 self._outbox.say_bye("")
-            self._fate.fail(LinkClosed(f"{self.peer_name}: closed the link{reason and ': '}{reason}"))
+            text = f"closed the link: {reason}" if reason else "closed the link"
+            self._fate.fail(LinkClosed(f"{self.peer_name}: {text}"))
             return False
         elif header.kind != Kind.HEARTBEAT:
             with self._fate.lock:
@@ -317,6 +320,8 @@ class Link(Messages):
         except DecodeError as error:
             raise ProtocolError(f"{self.peer_name}: sent a damaged message") from error
         if not message.HasField("hello"):
+            if self._theirs is None:
+                raise ProtocolError(f"{self.peer_name}: did not start with a greeting")
             self.message_arrived(message, len(payload))
             return
         hello = message.hello

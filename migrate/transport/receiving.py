@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable, Iterator
+from typing import Self
 
 from migrate.errors import LinkError, ProtocolError
 from migrate.transport import frames
@@ -79,7 +80,8 @@ class StreamReader:
             if not arrived:
                 raise LinkError(f"stream {self.name}: nothing arrived for {timeout_seconds} s")
             if not self._queue:
-                return self._end()
+                self._check_complete()
+                return None
             header, payload = self._queue.popleft()
         chunk = payload
         if header.flags & frames.FLAG_ZSTD:
@@ -88,7 +90,7 @@ class StreamReader:
             self._acknowledge(header.number)
         return chunk
 
-    def _end(self) -> None:
+    def _check_complete(self) -> None:
         if self._given_up:
             raise LinkError(f"stream {self.name}: given up by the writer: {self._given_up}")
         if not self._complete:
@@ -142,7 +144,7 @@ class StreamReader:
                 if not self._complete and not self._given_up and self._fate.error is None:
                     self._send(Kind.RESET, frames.pack_reason(reason), self._stream, 0)
 
-    def __enter__(self) -> StreamReader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -19,6 +19,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from typing import Self
 
 from migrate.errors import LinkError, TransportError
 from migrate.transport import frames
@@ -107,8 +108,10 @@ class StreamWriter:
         """Wait until a chunk fits; returns its size. The lock is held."""
 
         def fits() -> bool:
-            return bool(self._refused) or self._over or (
-                self._credit >= wanted and self._queued_bytes < _QUEUED_BYTES
+            return (
+                bool(self._refused)
+                or self._over
+                or (self._credit >= wanted and self._queued_bytes < _QUEUED_BYTES)
             )
 
         self._outbox.fate.wait(self._room, fits, None)
@@ -169,7 +172,7 @@ class StreamWriter:
         self._outbox.drop(self._stream)
         self._room.notify_all()
 
-    def __enter__(self) -> StreamWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -327,7 +330,7 @@ class Outbox:
                 self._encode(compressor, job, level)
         except TransportError:
             return  # the link's own end, which everybody knows of already
-        except Exception as error:  # noqa: BLE001: a thread's error is the link's
+        except Exception as error:  # noqa: BLE001 - a thread's error is the link's
             self._fail(error)
 
     def _encode(self, compressor: Compressor, job: _Job, level: int) -> None:
@@ -350,7 +353,7 @@ class Outbox:
             self._channel.send(frames.PREAMBLE)
             while self._send_next():
                 pass
-        except Exception as error:  # noqa: BLE001: a thread's error is the link's
+        except Exception as error:  # noqa: BLE001 - a thread's error is the link's
             self._fail(error)
 
     def _send_next(self) -> bool:
