@@ -7,6 +7,7 @@ one run of the tests, lives in. Needs root; v1, v2 and hybrid layouts.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -76,12 +77,13 @@ def hierarchies() -> list[Hierarchy]:
 
 
 def mount_hierarchies(mounts: Iterable[tuple[str, str, str]]) -> None:
-    """Mount a fresh sysfs and the hierarchies (mountpoint, fstype, options) on it.
+    """Replace /sys by a fresh sysfs with the hierarchies (mountpoint, fstype, options) on it.
 
     In a cgroup and a network namespace of its own the caller sees only its own
-    groups and links there. Detaching /sys brings back what was there before.
+    groups and links there.
     """
     quiet = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+    kernel.umount2("/sys", kernel.MNT_DETACH)
     kernel.mount("sysfs", "/sys", "sysfs", quiet)
     ordered = sorted(mounts)
     if all(mountpoint != CGROUP_TOP for mountpoint, _, _ in ordered):
@@ -115,17 +117,18 @@ class Nest:
     LEAF = "init"
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name = f"migrate-{os.getpid()}-{name}"
         self.tops: dict[Hierarchy, Path] = {}
 
     def create(self) -> None:
-        """Make the groups."""
+        """Make the groups; those of programs that were killed are removed first."""
         for hierarchy in hierarchies():
             base = Path(hierarchy.mountpoint)
             if not hierarchy.is_v2:
                 base /= os.path.relpath(hierarchy.own, hierarchy.root)
+            _sweep(base)
             top = base / self.name
-            top.mkdir(exist_ok=True)
+            top.mkdir()
             self.tops[hierarchy] = top
             if hierarchy.is_v2:
                 (top / self.LEAF).mkdir(exist_ok=True)
@@ -136,6 +139,22 @@ class Nest:
         """Put a process into the tops, where a cgroup namespace takes its root."""
         for top in self.tops.values():
             (top / "cgroup.procs").write_text(str(pid))
+
+    def leave(self, pid: int) -> None:
+        """Put a process back into the groups this nest was made below."""
+        for hierarchy, top in self.tops.items():
+            home = top.parent
+            if hierarchy.is_v2:
+                home /= os.path.relpath(hierarchy.own, hierarchy.root)
+            (home / "cgroup.procs").write_text(str(pid))
+
+    def hold(self) -> list[int]:
+        """Keep the groups reachable after their mounts are gone; returns what to close."""
+        held = []
+        for hierarchy, top in self.tops.items():
+            held.append(os.open(top.parent, os.O_PATH | os.O_DIRECTORY))
+            self.tops[hierarchy] = Path(f"/proc/self/fd/{held[-1]}") / top.name
+        return held
 
     def settle(self) -> None:
         """Clear the v2 top of processes and hand its controllers down."""
@@ -214,6 +233,16 @@ class Nest:
             for group in _groups_below(top):
                 _remove(group, deadline)
         self.tops.clear()
+
+
+def _sweep(base: Path) -> None:
+    """Remove nests whose maker is gone, if nobody is in them."""
+    for top in base.glob("migrate-*-*"):
+        maker = top.name.split("-")[1]
+        if maker.isdigit() and not os.path.exists(f"/proc/{maker}"):
+            for group in _groups_below(top):
+                with contextlib.suppress(OSError):
+                    group.rmdir()
 
 
 def _remove(group: Path, deadline: float) -> None:

@@ -35,6 +35,7 @@ def mount_own(plan: dict[str, Any]) -> None:
     """Give this host its own /proc, /sys, /run, /dev/shm and private folders."""
     quiet = kernel.MS_NOSUID | kernel.MS_NODEV
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    kernel.umount2("/proc", kernel.MNT_DETACH)
     kernel.mount("proc", "/proc", "proc", quiet | kernel.MS_NOEXEC)
     mount_hierarchies([tuple(row) for row in plan["cgroups"]])
     kernel.mount("tmpfs", "/dev/shm", "tmpfs", quiet)
@@ -45,8 +46,8 @@ def mount_own(plan: dict[str, Any]) -> None:
     os.makedirs("/run/sshd", mode=0o755)
 
 
-def _exec(request: dict[str, Any], stdio: list[int]) -> NoReturn:
-    """Become the requested program, in a session of its own."""
+def _exec(request: dict[str, Any], stdio: list[int], until_exec: int) -> NoReturn:
+    """Become the requested program, in a session of its own; `until_exec` closes then."""
     try:
         os.setsid()
         signal.set_wakeup_fd(-1)
@@ -54,7 +55,8 @@ def _exec(request: dict[str, Any], stdio: list[int]) -> NoReturn:
             signal.signal(number, signal.SIG_DFL)
         for target, fd in enumerate(stdio):
             os.dup2(fd, target)
-        os.closerange(3, 4096)
+        os.closerange(3, until_exec)
+        os.closerange(until_exec + 1, 4096)
         os.chdir(request["cwd"])
         os.execvpe(request["argv"][0], request["argv"], request["env"])
     except BaseException as error:  # noqa: BLE001 - the child must never return
@@ -92,13 +94,16 @@ class Init:
     def start(self, request: dict[str, Any], fds: list[int]) -> None:
         """Start one process and answer with its pid and pidfd."""
         *stdio, status_pipe = fds
+        started, until_exec = os.pipe()
         pid = os.fork()
         if pid == 0:
-            _exec(request, stdio)
+            _exec(request, stdio, until_exec)
+        os.close(until_exec)
+        os.read(started, 1)  # whoever asked will find the program, not a copy of this one
         pidfd = os.pidfd_open(pid)
         self.status_pipes[pid] = status_pipe
         answer(self.control, pid, pidfd)
-        for fd in (*stdio, pidfd):
+        for fd in (*stdio, started, pidfd):
             os.close(fd)
 
     def reap(self) -> None:

@@ -26,6 +26,7 @@ Must not live here: pytest, so that demo and benchmarks can use it too.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -46,6 +47,7 @@ from tests.support.processes import CommandError, Process, Spawner, pid_of
 CHECKOUT = Path(__file__).resolve().parents[2]
 PRIVATE_FOLDERS = {"ssh": "/root/.ssh", "srv": "/srv", "var": "/var/lib/migrate"}
 SEARCH_PATH = f"{CHECKOUT}/.venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_SERIAL = itertools.count()
 ENVIRONMENT = {"PATH": SEARCH_PATH, "HOME": "/root", "LANG": "C.UTF-8", "TERM": "xterm"}
 
 
@@ -64,7 +66,7 @@ class Host:
         self.address = address
         self.scratch = scratch
         self.pid = 0
-        self.nest = Nest(f"migrate-{os.getpid()}-{name}")
+        self.nest = Nest(f"host-{next(_SERIAL)}-{name}")
         self._only_v2 = only_v2
         self._spawner: Spawner | None = None
 
