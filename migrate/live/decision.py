@@ -129,8 +129,8 @@ def decide(source: SourceView, destination: DestinationView | None) -> Decision:
     if source.reached in (Phase.COMMITTED, Phase.DONE):
         return _carry_out_commit(source, destination)
     if destination is not None and _was_told_to_run(destination):
-        if source.tasks is Tasks.RUNNING:
-            return _contradiction("the destination was told to run it, and the source runs it")
+        if source.tasks is Tasks.RUNNING or not source.destination_may_hold:
+            return _contradiction("the destination was told to run it, and not by this journal")
         return _with_source(_carry_out_commit(source, destination), SourceAction.COMMIT)
     return _decide_uncommitted(source, destination)
 

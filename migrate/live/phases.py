@@ -143,6 +143,8 @@ MESSAGES: Mapping[str, Message] = {
     ),
     # the source's journal says DONE: this side's may go
     "forget": Message(frozenset({Landing.ACTIVE}), None),
+    # how long is a round trip
+    "ping": Message(frozenset({None, *Landing}), None),
     # what `migrate recover` asks first; answered in any state
     "status": Message(frozenset({None, *Landing}), None),
 }
