@@ -17,7 +17,6 @@ from .driver import (
     Config,
     Runtime,
     cgroups_named,
-    eventually,
     is_runc,
     mounts_below,
     runtime_command,
@@ -25,12 +24,13 @@ from .driver import (
 from .oracle import NOT_RUNC
 
 PR_SET_CHILD_SUBREAPER = 36
-APPLETS = (
-    "awk basename cat chgrp chmod chown cut date dd df dirname echo env false find grep head "
-    "hostname id ip kill ln ls mkdir mkfifo mknod mount mv nc nproc od pidof printenv printf ps pwd "
-    "readlink realpath rm rmdir sed seq setsid sh sleep sort stat stty sync sysctl tail test touch "
-    "tr true tty umount uname wc whoami yes"
-).split()
+APPLETS = """
+    awk basename cat chgrp chmod chown cut date dd df dirname echo env false find grep head hostname
+    id ip kill ln ls mkdir mkfifo mknod mount mv nc nproc od pidof printf ps pwd readlink
+    realpath rm rmdir sed seq setsid sh sleep sort stat stty sync sysctl tail test touch tr true tty
+    umount uname wc whoami yes
+"""
+DIRECTORIES = "bin dev etc home/worker proc root sys tmp usr/bin var"
 ETC = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nworker:x:1000:1000::/home/worker:/bin/sh\n",
     "etc/group": "root:x:0:\nworker:x:1000:\nstaff:x:50:worker\n",
@@ -54,24 +54,13 @@ def image_tarball(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root file system of a busybox image, as `docker export` would write it."""
     work = tmp_path_factory.mktemp("image")
     tree = work / "tree"
-    for name in (
-        "bin",
-        "dev",
-        "etc",
-        "home/worker",
-        "proc",
-        "root",
-        "sys",
-        "tmp",
-        "usr/bin",
-        "var",
-    ):
+    for name in DIRECTORIES.split():
         (tree / name).mkdir(parents=True)
     (tree / "tmp").chmod(0o1777)
     busybox = tree / "bin" / "busybox"
     busybox.write_bytes(Path("/bin/busybox").read_bytes())
     busybox.chmod(0o755)
-    for applet in APPLETS:
+    for applet in APPLETS.split():
         (tree / "bin" / applet).symlink_to("busybox")
     for name, text in ETC.items():
         (tree / name).write_text(text)
@@ -112,24 +101,8 @@ def runtime(tmp_path: Path, image: Path, base_config: Config) -> Iterator[Runtim
     try:
         yield runtime
     finally:
-        for container_id in runtime.ids():
-            runtime("delete", "--force", container_id)
-        reap_orphans()
+        runtime.delete_everything()
         libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
     assert runtime.ids() == [], "state directories are left"
     assert mounts_below(tmp_path) == [], "mounts are left on the host"
-    assert cgroups_named(f"oci-{os.getpid()}-") == [], "cgroups are left"
-
-
-def reap_orphans() -> None:
-    """Wait for the children that the kernel gave us; all of them must be ending."""
-
-    def none_left() -> bool:
-        try:
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        except ChildProcessError:
-            return True
-        return False
-
-    eventually(none_left, "every process of the container has gone")
+    assert cgroups_named(runtime.prefix) == [], "cgroups are left"

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict, TypeVar, Unpack
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 PROJECT = Path(__file__).resolve().parents[2]
@@ -31,6 +31,18 @@ DEADLINE_SECONDS = 30.0
 POLL_SECONDS = 0.01
 
 Config = dict[str, Any]
+T = TypeVar("T")
+
+
+class How(TypedDict, total=False):
+    """How a command is run: see `Runtime.__call__`."""
+
+    cwd: Path | None
+    env: Mapping[str, str] | None
+    stdin: int | IO[Any]
+    output: Path | None
+    before: str
+    timeout_seconds: float
 
 
 def runtime_command() -> str:
@@ -43,7 +55,7 @@ def is_runc() -> bool:
     return os.path.basename(runtime_command()) == "runc"
 
 
-def eventually(condition: Callable[[], Any], what: str = "", *, within: float = 10.0) -> Any:
+def eventually(condition: Callable[[], T], what: str = "", *, within: float = 10.0) -> T:
     """Wait until `condition` is true and return its value; fail after `within` seconds."""
     deadline = time.monotonic() + within
     while True:
@@ -93,9 +105,9 @@ class Container:
     bundle: Bundle
     output: Path
 
-    def __call__(self, verb: str, *arguments: str, **how: Any) -> Result:
-        """Run `runtime VERB ID ARGUMENTS` and demand that it succeeds."""
-        return self.runtime.ok(verb, self.id, *arguments, **how)
+    def __call__(self, verb: str, *arguments: str, **how: Unpack[How]) -> Result:
+        """Run `runtime VERB ID ARGUMENTS`, which must succeed; VERB may carry its options."""
+        return self.runtime.ok(*verb.split(), self.id, *arguments, **how)
 
     def state(self) -> Config:
         state: Config = json.loads(self("state").out)
@@ -108,6 +120,11 @@ class Container:
     @property
     def pid(self) -> int:
         return int(self.state()["pid"])
+
+    def pids(self) -> list[int]:
+        """Its processes, as the host numbers them."""
+        pids: list[int] = json.loads(self.runtime.ok("ps", "--format", "json", self.id).out)
+        return pids
 
     def exec(self, *arguments: str) -> str:
         """What a program run inside wrote; it must succeed."""
@@ -134,10 +151,16 @@ class Runtime:
     base_config: Config
     environment: dict[str, str] = field(default_factory=dict)
     bundles: int = 0
+    containers: int = 0
 
     @property
     def root(self) -> Path:
         return self.workspace / "state"
+
+    @property
+    def prefix(self) -> str:
+        """How every id of this test begins."""
+        return f"oci-{os.getpid()}-{self.workspace.name}-"
 
     def argv(self, *arguments: str) -> list[str]:
         """The whole command line for `arguments`."""
@@ -150,17 +173,27 @@ class Runtime:
         env: Mapping[str, str] | None = None,
         stdin: int | IO[Any] = subprocess.DEVNULL,
         output: Path | None = None,
-        pass_fds: Sequence[int] = (),
+        before: str = "",
         timeout_seconds: float = DEADLINE_SECONDS,
     ) -> Result:
-        """Run one command and wait for it."""
+        """Run one command and wait for it.
+
+        Args:
+            arguments: what follows the runtime's global options.
+            cwd: working directory, by default the test's own.
+            env: variables beside PATH and HOME.
+            stdin: by default nothing.
+            output: a file for its standard output, which its container may keep.
+            before: shell text that sets the caller's scene (descriptors, limits, signals).
+            timeout_seconds: after which it is killed and the test fails.
+        """
         with contextlib.ExitStack() as stack:
             out = stack.enter_context(
                 open(output, "w+") if output else tempfile.TemporaryFile("w+")  # noqa: SIM115
             )
             err = stack.enter_context(tempfile.TemporaryFile("w+"))
             process = self.popen(
-                *arguments, cwd=cwd, env=env, stdin=stdin, stdout=out, stderr=err, pass_fds=pass_fds
+                *arguments, cwd=cwd, env=env, stdin=stdin, stdout=out, stderr=err, before=before
             )
             try:
                 status = process.wait(timeout_seconds)
@@ -175,25 +208,31 @@ class Runtime:
     def popen(
         self,
         *arguments: str,
+        stdout: int | IO[Any],
+        stderr: int | IO[Any] | None = None,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
-        **how: Any,
+        stdin: int | IO[Any] = subprocess.DEVNULL,
+        before: str = "",
     ) -> subprocess.Popen[Any]:
         """Start one command; its end is the caller's to await."""
+        scene = ["bash", "-c", f'{before}\nexec "$@"', "bash"] if before else []
         return subprocess.Popen(
-            self.argv(*arguments),
+            [*scene, *self.argv(*arguments)],
             cwd=cwd or self.workspace,
             env={**self.environment, **(env or {})},
-            **how,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
         )
 
-    def ok(self, *arguments: str, **how: Any) -> Result:
+    def ok(self, *arguments: str, **how: Unpack[How]) -> Result:
         """Run one command that must succeed."""
         result = self(*arguments, **how)
         assert result.status == 0, str(result)
         return result
 
-    def refuses(self, *arguments: str, **how: Any) -> str:
+    def refuses(self, *arguments: str, **how: Unpack[How]) -> str:
         """Run one command that must fail; return what it said on stderr."""
         result = self(*arguments, **how)
         assert result.status not in (0, None), str(result)
@@ -221,39 +260,64 @@ class Runtime:
 
     def new_id(self) -> str:
         """An id that no other test and no other run has."""
-        return f"oci-{os.getpid()}-{self.workspace.name}-{self.bundles}"
+        self.containers += 1
+        return f"{self.prefix}{self.containers}"
 
-    def create(self, bundle: Bundle | None = None, *options: str, **how: Any) -> Container:
+    def create(self, bundle: Bundle | None = None, *options: str, **how: Unpack[How]) -> Container:
         """`create` a container of `bundle` (default: one that sleeps)."""
-        bundle = bundle or self.bundle()
-        output = bundle.path / "output"
-        container = Container(self, self.new_id(), bundle, output)
-        self.ok(
-            "create", "--bundle", str(bundle.path), *options, container.id, output=output, **how
-        )
-        return container
+        return self._made_by(["create"], bundle, options, how)
 
-    def started(self, bundle: Bundle | None = None, *options: str, **how: Any) -> Container:
+    def started(self, bundle: Bundle | None = None, *options: str, **how: Unpack[How]) -> Container:
         """A running container of `bundle`, by `run -d`."""
+        return self._made_by(["run", "-d"], bundle, options, how)
+
+    def _made_by(
+        self, verb: list[str], bundle: Bundle | None, options: Sequence[str], how: How
+    ) -> Container:
         bundle = bundle or self.bundle()
         output = bundle.path / "output"
         container = Container(self, self.new_id(), bundle, output)
-        self.ok(
-            "run", "-d", "--bundle", str(bundle.path), *options, container.id, output=output, **how
-        )
+        how["output"] = output
+        self.ok(*verb, "--bundle", str(bundle.path), *options, container.id, **how)
         return container
 
-    def run(self, bundle: Bundle, *options: str, **how: Any) -> Result:
+    def run(self, bundle: Bundle, *options: str, **how: Unpack[How]) -> Result:
         """`run` a container in the foreground to its end."""
         return self("run", "--bundle", str(bundle.path), *options, self.new_id(), **how)
 
     def shell(
-        self, script: str, change: Callable[[Config], object] | None = None, **how: Any
+        self, script: str, change: Callable[[Config], object] | None = None, **how: Unpack[How]
     ) -> str:
         """What `sh -c SCRIPT` wrote as the process of a container of its own."""
         result = self.run(self.bundle("sh", "-c", script, change=change), **how)
         assert result.status == 0, str(result)
         return result.out
+
+    def delete_everything(self) -> None:
+        """`delete --force` whatever is there, and reap what becomes ours meanwhile.
+
+        The first process of a pid namespace cannot end before the zombies in it are
+        reaped, and those of `exec --detach` are the caller's to reap.
+        """
+        with open(os.devnull, "w") as devnull:
+            deleting = {
+                process.pid: process
+                for name in self.ids()
+                for process in [
+                    self.popen("delete", "--force", name, stdout=devnull, stderr=devnull)
+                ]
+            }
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                ended, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if ended in deleting:
+                deleting.pop(ended).returncode = os.waitstatus_to_exitcode(status)
+            if not ended:
+                time.sleep(POLL_SECONDS)
+        raise AssertionError(f"processes are left, of ours {sorted(deleting)}")
 
     def ids(self) -> list[str]:
         """The containers under this state root, as directories."""
