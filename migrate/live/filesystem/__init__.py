@@ -1,0 +1,11 @@
+"""The container's files on their way: two halves of a sync, beneath one root each.
+
+    source.py    → passes over the link →    receiver.py
+    inventory.py   what changed              roster.py, base.py   what is there
+    content.py     blocks and holes          files.py             writing them
+    batch.py, passes.py                      how it all looks on the wire
+    beneath.py, attributes.py                one file, by descriptor
+    mapped.py      files whose times do not tell; bundle.py: config.json, marks
+
+May import `migrate.transport.link`; imported by `migrate.live`.
+"""
