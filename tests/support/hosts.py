@@ -46,7 +46,10 @@ from tests.support.processes import CommandError, Process, Spawner, pid_of
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PRIVATE_FOLDERS = {"ssh": "/root/.ssh", "srv": "/srv", "var": "/var/lib/migrate"}
-SEARCH_PATH = f"{CHECKOUT}/.venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SEARCH_PATH = (
+    f"{CHECKOUT}/.venv/bin:{CHECKOUT}/.prefix/sbin:/usr/local/sbin:/usr/local/bin"
+    ":/usr/sbin:/usr/bin:/sbin:/bin"
+)
 _SERIAL = itertools.count()
 ENVIRONMENT = {"PATH": SEARCH_PATH, "HOME": "/root", "LANG": "C.UTF-8", "TERM": "xterm"}
 

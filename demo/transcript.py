@@ -1,0 +1,58 @@
+"""How the demo tells its story: commands with their output, facts, colours on a terminal."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from tests.support.hosts import Host
+
+BOLD, DIM, GREEN, RED, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[31m", "\x1b[0m"
+
+
+class Transcript:
+    """Writes to one stream; what is written is what was run."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._colourful = stream.isatty() and "NO_COLOR" not in os.environ
+
+    def _write(self, text: str, colour: str = "") -> None:
+        if colour and self._colourful:
+            text = f"{colour}{text}{PLAIN}"
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def title(self, text: str) -> None:
+        """Begin a part of the story."""
+        self._write(f"\n{text}", BOLD)
+
+    def note(self, text: str) -> None:
+        """Explain something, indented."""
+        for line in text.splitlines():
+            self._write(f"  {line}", DIM)
+
+    def line(self, host: Host, text: str) -> None:
+        """Say what happened on a host."""
+        self._write(f"{host.name:>8}   {text}")
+
+    def fact(self, name: str, text: str) -> None:
+        """Say one thing that was found."""
+        self._write(f"{name:>14}  {text}")
+
+    def failure(self, text: str) -> None:
+        """Say what went wrong."""
+        self._write(text, RED)
+
+    def command(self, host: Host, command: str, *, cwd: str = "/") -> str:
+        """Run a command in a host's shell, showing it and what it writes.
+
+        Raises:
+            CommandError: it failed.
+        """
+        self._write(f"{host.name:>8} $ {command}", GREEN)
+        done = host.run(["sh", "-c", command], cwd=cwd)
+        for line in (done.stdout + done.stderr).splitlines():
+            self._write(f"           {line}")
+        return done.stdout
