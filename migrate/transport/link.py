@@ -194,9 +194,9 @@ class Link(Messages):
                 self._abandon_streams("the link is being closed")
                 self._outbox.say_bye("")
                 self._wait_for_end(timeout_seconds)
-        # A no-op where the peer's goodbye has ended the link already.
-        self._fate.fail(LinkClosed(f"{self.peer_name}: the link was closed"))
-        if started:
+        # The first to fail it here means that the peer has not answered.
+        answered = not self._fate.fail(LinkClosed(f"{self.peer_name}: the link was closed"))
+        if answered:
             self._join([*self._own_threads, *self._outbox.threads], 1.0)
         self._channel.abort()
         self._join([*self._own_threads, *self._outbox.threads], None)

@@ -37,6 +37,9 @@ _QUEUED_BYTES = 4 * 1024 * 1024
 _SAMPLE_EVERY = 32
 
 
+# Until the peer has said how long it bears silence.
+_FIRST_HEARTBEAT_SECONDS = 0.1
+
 # A smaller frame measures the cost of a system call, not the link.
 _MEASURED_BYTES = 32 * 1024
 
@@ -238,7 +241,7 @@ class Outbox:
     ) -> None:
         self.fate = fate
         self.chunk_bytes = frames.CHUNK_BYTES
-        self.heartbeat_seconds = 1.0
+        self.heartbeat_seconds = _FIRST_HEARTBEAT_SECONDS
         self.wire_bytes = 0
         self.threads: list[threading.Thread] = []
         self._channel = channel
