@@ -16,7 +16,7 @@ lint: setup     ## ruff, mypy --strict, import-linter
 	@scripts/lint
 
 bench: setup    ## beside runc: results below bench/results
-	@.venv/bin/python -m bench
+	@.venv/bin/python -m bench $(BENCH)
 
 clean:          ## what setup made; the Debian packages stay
 	rm -rf .venv .prefix .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -86,7 +86,7 @@ def move(site: Site, say: Transcript) -> None:
 
     say.title("A bundle out of busybox, and a container on host1")
     make_bundle(host1, say)
-    say.command(host1, f"{RUNTIME} create --bundle {BUNDLE} {ID}")
+    say.creation(host1, f"{RUNTIME} create --bundle {BUNDLE} {ID}")
     say.command(host1, f"{RUNTIME} start {ID}")
     say.command(host1, f"{RUNTIME} list")
 

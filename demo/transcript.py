@@ -45,6 +45,15 @@ class Transcript:
         """Say what went wrong."""
         self._write(text, RED)
 
+    def creation(self, host: Host, command: str) -> None:
+        """Run a command that makes a container, whose output is not to be ours.
+
+        Raises:
+            CommandError: it failed.
+        """
+        self._write(f"{host.name:>8} $ {command}", GREEN)
+        host.run_detached(command.split())
+
     def command(self, host: Host, command: str, *, cwd: str = "/") -> str:
         """Run a command in a host's shell, showing it and what it writes.
 

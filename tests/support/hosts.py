@@ -203,6 +203,21 @@ class Host:
             raise CommandError(message)
         return done
 
+    def run_detached(self, argv: Sequence[str | os.PathLike[str]], *, cwd: str = "/") -> None:
+        """Run a command that leaves a container behind, all three descriptors at /dev/null.
+
+        A container that inherited the files of `run` could not be checkpointed:
+        they have no name on any host.
+
+        Raises:
+            CommandError: it failed; what it said is lost, unless `--log` keeps it.
+        """
+        with self.popen(argv, cwd=cwd) as process:
+            status = process.wait()
+        if status:
+            message = f"{self.name}: {' '.join(map(str, argv))}: exit status {status}"
+            raise CommandError(message)
+
     def ip(self, *commands: str) -> None:
         """Run `ip` commands in one go, each written without the `ip`."""
         self.run(["ip", "-batch", "-"], text_in="\n".join(commands) + "\n")
