@@ -142,9 +142,9 @@ _CLOSE_RANGE = 436
 _OPENAT2 = 437
 _PIDFD_GETFD = 438
 _MOUNT_SETATTR = 442
-_GETCWD, _PIVOT_ROOT, _KEYCTL = {
-    "x86_64": (79, 155, 250),
-}.get(os.uname().machine, (17, 41, 219))
+_GETCWD, _PIVOT_ROOT, _KEYCTL, _RT_SIGACTION = {
+    "x86_64": (79, 155, 250, 13),
+}.get(os.uname().machine, (17, 41, 219, 134))
 
 
 class _Long(_SimpleCData):  # type: ignore[type-arg]
@@ -529,6 +529,18 @@ def prlimit(pid: int, resource: int, soft: int, hard: int) -> None:
     """
     limits = soft.to_bytes(8, sys.byteorder) + hard.to_bytes(8, sys.byteorder)
     _call(_prlimit, "prlimit", resource, _Int(pid), _Int(resource), limits, None)
+
+
+def reset_signal(number: int) -> None:
+    """Give a signal its default action, see rt_sigaction(2).
+
+    Not the library's call, which keeps signals 32 and 33 from its callers: they
+    too are inherited through execve when the parent ignored them.
+
+    Raises:
+        KernelError: EINVAL for SIGKILL, SIGSTOP and what is no signal.
+    """
+    _call(_syscall, "rt_sigaction", number, _RT_SIGACTION, number, bytes(32), None, 8)
 
 
 # --- credentials ---

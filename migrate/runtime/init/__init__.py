@@ -1,0 +1,19 @@
+"""What runs as the container's first process, from a bare interpreter to execve.
+
+Lives here: the stages, and one file a subject of what they set up. Must not live
+here: decisions (`runtime.plan` has made them) and anything that imports beyond
+os, sys, marshal, C modules of the interpreter, `migrate.syscalls`,
+`migrate.errors` and `runtime.protocol`: once the root is the container's, an
+import would run a file of the container as root of the host.
+
+| module | what |
+|---|---|
+| main | entry of the spawned interpreter |
+| namespaces | stage 1: join and make namespaces, fork |
+| create | stage 2 of `create`: set up, wait for `start`, execve |
+| execute | stage 2 of `exec`: take on the container's limits, execve |
+| rootfs | the root: attach, resolve inside, pivot |
+| mounts, devices, console, kernelfiles | what is set up in it |
+| credentials, process | what the payload is: user, capabilities, working directory, execve |
+| hooks | programs run at moments of the life cycle |
+"""

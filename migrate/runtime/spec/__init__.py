@@ -9,20 +9,20 @@ module when it is first used, since `start`, `state` and `kill` need none.
 |---|---|
 | schema | the fields and their types, as one table |
 | model | the same as typed dictionaries, for the type checker |
-| decode | bytes to a checked dictionary |
+| decoding | bytes to a checked dictionary |
 | refused | fields of the runtime-spec that are not carried out |
-| validate | rules across fields |
+| validation | rules across fields |
 | mountoptions | the words of `mounts[].options` |
-| default | what `migrate spec` writes |
+| defaults | what `migrate spec` writes |
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from migrate.runtime.spec.decode import decode, decode_process, decode_resources
-    from migrate.runtime.spec.default import default_spec
-    from migrate.runtime.spec.validate import validate, validate_process
+    from migrate.runtime.spec.decoding import decode, decode_process, decode_resources
+    from migrate.runtime.spec.defaults import default_spec
+    from migrate.runtime.spec.validation import validate, validate_process
 
 __all__ = [
     "decode",
@@ -34,12 +34,12 @@ __all__ = [
 ]
 
 _MODULES = {
-    "decode": "decode",
-    "decode_process": "decode",
-    "decode_resources": "decode",
-    "default_spec": "default",
-    "validate": "validate",
-    "validate_process": "validate",
+    "decode": "decoding",
+    "decode_process": "decoding",
+    "decode_resources": "decoding",
+    "default_spec": "defaults",
+    "validate": "validation",
+    "validate_process": "validation",
 }
 
 

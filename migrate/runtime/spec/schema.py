@@ -1,8 +1,8 @@
 """The fields of config.json and their types, as one table.
 
-Lives here: the table and its small language; `decode` walks it, `model` says the
+Lives here: the table and its small language; `decoding` walks it, `model` says the
 same to the type checker, a test proves that the two agree. Must not live here:
-rules that need a second field (`validate`). Source: runtime-spec 1.2, config.md
+rules that need a second field (`validation`). Source: runtime-spec 1.2, config.md
 and config-linux.md. Fields of other systems (windows, solaris, vm, zos) are not
 listed and so, as the spec asks for unknown ones, passed over.
 

@@ -1,0 +1,169 @@
+"""One more process in a running container.
+
+Lives here: what `exec` does on the host's side. Must not live here: what is done
+inside (`init.execute`). May be imported by every room above `runtime`.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+
+from migrate import syscalls
+from migrate.errors import CgroupError, StageError, WrongStatus
+from migrate.runtime import cgroup, handover, plan, state
+from migrate.runtime.cgroup.hierarchies import hierarchies
+from migrate.runtime.launch import apply_limits
+from migrate.runtime.spec.validation import NAMESPACE_FILES, validate_process
+from migrate.runtime.stage import Stage
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from migrate.runtime.spec.model import Process
+    from migrate.runtime.state import Record, Store
+
+
+class ExecOptions:
+    """What the command line adds to the process.
+
+    Attributes:
+        cgroup: directories to join; the container's own where None.
+        console_socket: path of the socket the terminal's master goes to.
+        take_console: called with the master instead.
+        pid_file: path the process's pid is written to.
+        pidfd_socket: path of the socket a pidfd goes to.
+        preserve_fds: how many descriptors after the standard three reach the payload.
+    """
+
+    __slots__ = (
+        "cgroup",
+        "console_socket",
+        "pid_file",
+        "pidfd_socket",
+        "preserve_fds",
+        "take_console",
+    )
+
+    def __init__(
+        self,
+        *,
+        cgroup: dict[str, str] | None = None,
+        console_socket: str = "",
+        take_console: Callable[[int], None] | None = None,
+        pid_file: str = "",
+        pidfd_socket: str = "",
+        preserve_fds: int = 0,
+    ) -> None:
+        self.cgroup = cgroup
+        self.console_socket = console_socket
+        self.take_console = take_console
+        self.pid_file = pid_file
+        self.pidfd_socket = pidfd_socket
+        self.preserve_fds = preserve_fds
+
+
+def exec_process(_store: Store, record: Record, process: Process, options: ExecOptions) -> int:
+    """Start a process in a container and return its pid as seen here.
+
+    The process is this one's child until this one ends, then its caller's.
+
+    Args:
+        record: of a running container.
+        process: decoded; complete, as a configuration's own would be.
+        options: of the command line.
+
+    Raises:
+        ConfigError: the process cannot be started as it is written.
+        WrongStatus: the container has stopped.
+        StageError: a step inside failed, such as finding the program.
+    """
+    stage = Stage(options.preserve_fds)
+    try:
+        validate_process(process, "$")
+        if process.get("terminal") and not (options.console_socket or options.take_console):
+            raise StageError(
+                "cannot allocate tty if migrate will detach without setting console socket",
+                "Give --console-socket, or leave out --tty.",
+            )
+        join, fds = _namespaces(record)
+        try:
+            the_plan = plan.for_exec(
+                process,
+                join=join,
+                in_user_namespace=any(kind == syscalls.CLONE_NEWUSER for kind, _ in join),
+                preserve_fds=options.preserve_fds,
+                keyring=f"_ses.{record['id']}",
+            )
+            pid = stage.fork(the_plan, tuple(fds), _no_maps)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        _join_cgroup(record, options, pid)
+        stage.converse({"CONSOLE": lambda body, fds: handover.console(body, fds, options)})
+        apply_limits(pid, process)
+        handover.announce(pid, options)
+        stage.release(wait_for_exec=True)
+    except BaseException:
+        stage.abort()
+        raise
+    return pid
+
+
+def _no_maps(_pid: int) -> None:
+    raise StageError("exec never makes a user namespace")
+
+
+def _namespaces(record: Record) -> tuple[list[tuple[int, str]], list[int]]:
+    """The container's namespaces that are not ours, and a descriptor of each.
+
+    The descriptors come first and the process is looked at after them: while it
+    lives, its pid has not been another's.
+    """
+    pidfd = state.open_pidfd(record)
+    if pidfd is None:
+        raise WrongStatus("cannot exec in a stopped container")
+    join: list[tuple[int, str]] = []
+    fds: list[int] = []
+    try:
+        for kind, flag in plan.NAMESPACE_FLAGS.items():
+            name = NAMESPACE_FILES[kind]
+            path = f"/proc/{record['pid']}/ns/{name}"
+            try:
+                if os.readlink(path) == os.readlink(f"/proc/self/ns/{name}"):
+                    continue
+                fds.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            except FileNotFoundError:
+                if os.path.exists(f"/proc/self/ns/{name}"):
+                    raise WrongStatus("cannot exec in a stopped container") from None
+                continue  # this kernel has no such namespaces
+            join.append((flag, name))
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if poll.poll(0):
+            raise WrongStatus("cannot exec in a stopped container")
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+    finally:
+        os.close(pidfd)
+    return join, fds
+
+
+def _join_cgroup(record: Record, options: ExecOptions, pid: int) -> None:
+    """Put the process where the container's others are.
+
+    On v2, a container that divides its own group keeps no process in its top; then
+    the group of its first process is the one.
+    """
+    try:
+        cgroup.add(options.cgroup or record["cgroup"], pid)
+    except CgroupError:
+        if options.cgroup or set(record["cgroup"]) != {""}:
+            raise
+        with open(f"/proc/{record['pid']}/cgroup", encoding="utf-8") as file:  # noqa: PTH123 - no pathlib here
+            inner = file.read().strip().rpartition(":")[2]
+        tree = hierarchies()[""]
+        cgroup.add({"": f"{tree.mount_point}{inner}"}, pid)

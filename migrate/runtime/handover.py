@@ -1,0 +1,171 @@
+"""What passes between a command's caller, the command, and the waiting process.
+
+Lives here: sockets of the start handshake, of the console and of the pidfd, the pid
+file, and descriptors of socket activation. Imported by `launch` and `execute`.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import sys
+
+from migrate import syscalls
+from migrate.errors import StageError, UsageError
+from migrate.runtime import protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from migrate.runtime.launch import CreateOptions
+    from migrate.runtime.spec.model import Process
+
+    class Takers(Protocol):
+        """Where a console and a pid go; part of the options of both commands."""
+
+        console_socket: str
+        take_console: object
+        pid_file: str
+        pidfd_socket: str
+
+
+# sun_path without its final zero, see unix(7).
+LONGEST_SOCKET_PATH = 107
+LARGEST_PROBLEM_BYTES = 65536
+
+
+def listen(path: str) -> int:
+    """A listening socket at a path, which may be longer than the kernel's limit."""
+    end = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    directory, name = os.path.split(path)
+    fd = os.open(directory, syscalls.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        end.bind(f"/proc/self/fd/{fd}/{name}")
+        end.listen(1)
+    finally:
+        os.close(fd)
+    return end.detach()
+
+
+def connect(path: str) -> _socket.socket:
+    """A socket connected to a path, see `listen`.
+
+    Raises:
+        OSError: FileNotFoundError, ConnectionRefusedError where nobody listens.
+    """
+    end = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    try:
+        if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
+            end.connect(path)
+            return end
+        directory, name = os.path.split(path)
+        fd = os.open(directory, syscalls.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            end.connect(f"/proc/self/fd/{fd}/{name}")
+        finally:
+            os.close(fd)
+    except BaseException:
+        end.close()
+        raise
+    return end
+
+
+def knock(path: str) -> str | None:
+    """Tell a waiting first process to go on, and hear how that went.
+
+    Returns:
+        "" when it has become the payload, the problem when it could not, None
+        when nobody waits.
+    """
+    try:
+        end = connect(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return None
+    try:
+        end.sendall(protocol.START_WORD)
+        said = b""
+        while len(said) < LARGEST_PROBLEM_BYTES and (part := end.recv(4096)):
+            said += part
+    except (BrokenPipeError, ConnectionResetError):
+        return None
+    finally:
+        end.close()
+    return said.decode("utf-8", "replace")
+
+
+def console(body: bytes, fds: list[int], options: Takers) -> None:
+    """Hand the master of a container's terminal to whoever was named for it."""
+    name = protocol.split(body, 1)[0]
+    master = fds[0]
+    take = options.take_console
+    if callable(take):
+        take(master)
+        return
+    try:
+        _send_fd(options.console_socket, name.encode(), master)
+    finally:
+        os.close(master)
+
+
+def announce(pid: int, options: Takers) -> None:
+    """Write the pid file and send the pidfd, where they are asked for."""
+    if options.pidfd_socket:
+        fd = syscalls.pidfd_open(pid)
+        try:
+            _send_fd(options.pidfd_socket, b"pidfd", fd)
+        finally:
+            os.close(fd)
+    if options.pid_file:
+        _write_pid_file(options.pid_file, pid)
+
+
+def _write_pid_file(path: str, pid: int) -> None:
+    """Whole or not at all: a monitor waits for the file and reads it at once."""
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".{name}")
+    try:
+        fd = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666
+        )
+        try:
+            os.write(fd, str(pid).encode())
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except OSError as error:
+        raise UsageError(f"pid file {path}: {str(error.strerror).lower()}") from None
+
+
+def _send_fd(path: str, name: bytes, fd: int) -> None:
+    try:
+        end = connect(path)
+    except OSError as error:
+        raise UsageError(
+            f"socket {path}: {str(error.strerror).lower()}",
+            "Listen on it before the container is made.",
+        ) from None
+    try:
+        packed = fd.to_bytes(4, sys.byteorder)
+        end.sendmsg([name], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)])
+    except OSError as error:
+        raise StageError(f"socket {path}: {str(error.strerror).lower()}") from None
+    finally:
+        end.close()
+
+
+def listen_fds() -> int:
+    """How many descriptors socket activation passed to us, see sd_listen_fds(3)."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return 0
+    count = os.environ.get("LISTEN_FDS", "")
+    return int(count) if count.isdecimal() and len(count) < 6 else 0
+
+
+def adopt_listen_fds(process: Process, options: CreateOptions) -> None:
+    """Pass socket activation on to the payload, which is pid 1 to itself."""
+    count = listen_fds()
+    if count:
+        options.preserve_fds += count
+        env = process.setdefault("env", [])
+        env += [f"LISTEN_FDS={count}", "LISTEN_PID=1"]

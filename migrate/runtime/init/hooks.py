@@ -1,0 +1,156 @@
+"""Running hooks, outside the container for `launch` and inside for the stages.
+
+Lives here: spawning one, its standard input, its time, its output. Which hooks run
+when is the callers'. Source: runtime-spec config.md "POSIX-platform Hooks".
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from migrate.errors import HookError, KernelError
+from migrate.syscalls import pidfd_open
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# Of what a hook says, the end is kept: the reason it failed.
+KEPT_OUTPUT_BYTES = 4096
+SIGKILL = 9
+# After a hook has ended, what it wrote is already in the pipe.
+_ALL_SIGNALS = tuple(n for n in range(1, 32) if n not in {9, 19})
+
+
+def run_all(kind: str, hooks: list[dict[str, Any]], state: bytes) -> None:
+    """Run hooks in their order, and stop at the first that fails.
+
+    Args:
+        kind: such as `createRuntime`, for the error.
+        hooks: decoded hooks.
+        state: JSON of the container's state, their standard input.
+
+    Raises:
+        HookError: names the hook, how it ended, and the end of its output.
+    """
+    for at, hook in enumerate(hooks):
+        _run(f"hook {kind}[{at}] {hook['path']}", hook, state)
+
+
+def _run(name: str, hook: dict[str, Any], state: bytes) -> None:
+    """Run one hook in a session of its own, so that it can be ended as a whole."""
+    input_read, input_write = os.pipe()
+    output_read, output_write = os.pipe()
+    actions = [
+        (os.POSIX_SPAWN_DUP2, input_read, 0),
+        (os.POSIX_SPAWN_DUP2, output_write, 1),
+        (os.POSIX_SPAWN_DUP2, output_write, 2),
+    ]
+    environment = dict(entry.split("=", 1) for entry in hook.get("env", ()))
+    try:
+        pid = os.posix_spawn(
+            hook["path"],
+            hook.get("args") or [hook["path"]],
+            environment,
+            file_actions=actions,
+            setsid=True,
+            setsigmask=(),
+            setsigdef=_ALL_SIGNALS,
+        )
+    except OSError as error:
+        os.close(input_write)
+        os.close(output_read)
+        raise HookError(f"{name}: {str(error.strerror).lower()}") from None
+    finally:
+        os.close(input_read)
+        os.close(output_write)
+    try:
+        output, in_time = _attend(pid, hook.get("timeout"), state, (input_write, output_read))
+    except BaseException:
+        os.killpg(pid, SIGKILL)
+        raise
+    if not in_time:
+        os.killpg(pid, SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    _judge(name, hook, status, output, in_time=in_time)
+
+
+def _judge(name: str, hook: dict[str, Any], status: int, output: bytes, *, in_time: bool) -> None:
+    code = os.waitstatus_to_exitcode(status)
+    if in_time and code == 0:
+        return
+    if not in_time:
+        how = f"did not end within {hook['timeout']} s and was killed"
+    else:
+        how = f"failed with exit status {code}" if code > 0 else f"was killed by signal {-code}"
+    said = output.decode("utf-8", "replace").strip().replace("\n", " | ")
+    raise HookError(f"{name} {how}" + (f": {said}" if said else ""))
+
+
+def _attend(
+    pid: int, timeout_seconds: int | None, state: bytes, pipes: tuple[int, int]
+) -> tuple[bytes, bool]:
+    """Feed a hook and hear it until it has ended, or its time has.
+
+    The end of the process counts, not that of its output: what it leaves behind
+    may hold the pipe for ever.
+    """
+    feed, hear = pipes
+    deadline = time.monotonic() + timeout_seconds if timeout_seconds else None
+    output = b""
+    try:
+        pidfd = pidfd_open(pid)
+    except KernelError:
+        os.close(feed)
+        os.close(hear)
+        raise
+    os.set_blocking(feed, False)
+    os.set_blocking(hear, False)
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.register(hear, select.POLLIN)
+    poll.register(feed, select.POLLOUT)
+    is_feeding = True
+    try:
+        while True:
+            wait = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+            events = dict(poll.poll(wait))
+            if feed in events:
+                state = state[_write(feed, state) :]
+                if not state:
+                    poll.unregister(feed)
+                    os.close(feed)
+                    is_feeding = False
+            if hear in events:
+                part = _read(hear)
+                output = (output + part)[-KEPT_OUTPUT_BYTES:]
+                if not part:
+                    poll.unregister(hear)
+            if pidfd in events:
+                return (output + _read(hear))[-KEPT_OUTPUT_BYTES:], True
+            if deadline is not None and time.monotonic() >= deadline:
+                return output, False
+    finally:
+        os.close(pidfd)
+        os.close(hear)
+        if is_feeding:
+            os.close(feed)
+
+
+def _write(fd: int, data: bytes) -> int:
+    """How much was taken; all of it where the hook does not read its input."""
+    try:
+        return os.write(fd, data)
+    except BlockingIOError:
+        return 0
+    except BrokenPipeError:
+        return len(data)
+
+
+def _read(fd: int) -> bytes:
+    try:
+        return os.read(fd, 65536)
+    except BlockingIOError:
+        return b""

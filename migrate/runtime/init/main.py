@@ -1,0 +1,58 @@
+"""Entry of the interpreter that `launch` spawns: read the plan, run its stage.
+
+Lives here: the imports of everything init will ever need, the wording of what
+goes wrong, and the end of the process whatever happens. Run by `launch` only.
+"""
+
+from __future__ import annotations
+
+import _signal
+import marshal
+import os
+
+from migrate import syscalls
+from migrate.errors import KernelError
+from migrate.runtime import protocol
+from migrate.runtime.init import create, execute, namespaces
+from migrate.runtime.init.closing import close_imports
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+
+def main(fd: int) -> NoReturn:
+    """Be stage 1, and in its child stage 2, of what the plan on the channel says."""
+    channel = protocol.Channel.adopt(fd)
+    try:
+        reset_signals()
+        body, fds = channel.expect("PLAN")
+        plan: dict[str, Any] = marshal.loads(body)  # noqa: S302 - written by our parent
+        stage2 = {"create": create.run, "exec": execute.run}[plan["stage"]]
+        syscalls.prctl(syscalls.PR_SET_NAME, b"migrate-init")
+        close_imports()
+        namespaces.enter(channel, plan, fds)
+        pid = os.fork()
+        if pid == 0:
+            channel.forked()
+            stage2(channel, plan, fds)
+        channel.send("CHILD", protocol.fields(str(pid)))
+    except BaseException as error:  # noqa: BLE001 - the process ends here
+        channel.report(error)
+        os._exit(1)
+    # Not sys.exit: nothing of this process's may run again, in parent or child.
+    os._exit(0)
+
+
+def reset_signals() -> None:
+    """Undo what Python, and what the caller, ignores or blocks.
+
+    Python ignores SIGPIPE and SIGXFSZ, and nohup SIGHUP; ignored and blocked
+    signals pass through execve, see signal(7).
+    """
+    for number in range(1, _signal.NSIG):
+        try:
+            syscalls.reset_signal(number)
+        except KernelError:  # SIGKILL and SIGSTOP are never other than they are
+            pass
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())

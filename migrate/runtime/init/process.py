@@ -1,0 +1,142 @@
+"""The payload: its environment, working directory, program, and the last execve.
+
+Lives here: what `create` and `exec` have in common once the container is around
+them. Must not live here: anything that still needs privileges of the host.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from migrate import syscalls
+from migrate.errors import KernelError, StageError
+from migrate.runtime.init import credentials
+from migrate.runtime.init.context import close_on_exec_from
+from migrate.runtime.init.rootfs import Root, read_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+LARGEST_PASSWD_BYTES = 4 << 20
+
+
+def environment(process: dict[str, Any], root: Root) -> dict[str, str]:
+    """The environment, with HOME out of the container's /etc/passwd where it is missing."""
+    pairs = dict(entry.split("=", 1) for entry in process["env"])
+    if not pairs.get("HOME"):
+        pairs["HOME"] = credentials.home_of(_passwd(root), process["uid"])
+    return pairs
+
+
+def _passwd(root: Root) -> bytes:
+    try:
+        fd = root.open("etc/passwd", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except KernelError:
+        return b""
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return b""
+        return read_all(fd, LARGEST_PASSWD_BYTES)
+    finally:
+        os.close(fd)
+
+
+def become(process: dict[str, Any]) -> None:
+    """Take on user, capabilities and working directory.
+
+    The directory is tried before the change of user, for those that only root may
+    enter, and after it, for those that only the user may (NFS with root squashed).
+    """
+    if process["no_new_privileges"]:
+        syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    cwd = process["cwd"]
+    entered = _enter(cwd, process["make_cwd"])
+    credentials.apply(process)
+    os.umask(process["umask"])
+    if not entered:
+        try:
+            os.chdir(cwd)
+        except OSError as error:
+            raise StageError(
+                f'chdir to cwd ("{cwd}") set in config.json failed: {str(error.strerror).lower()}'
+            ) from None
+    # A directory of the host's, reached through a leaked descriptor, has no name
+    # here (CVE-2024-21626).
+    if not syscalls.getcwd().startswith(b"/"):
+        raise StageError("current working directory is outside of container mount namespace root")
+
+
+def _enter(cwd: str, make: bool) -> bool:  # noqa: FBT001 - the plan's field
+    try:
+        os.chdir(cwd)
+    except FileNotFoundError:
+        if not make:
+            return False
+        try:
+            os.makedirs(cwd, 0o755, exist_ok=True)
+            os.chdir(cwd)
+        except OSError:
+            return False
+    except OSError:
+        return False
+    return True
+
+
+def find_program(name: str, path: str | None) -> str:
+    """The program's path, as execvp(3) would find it, in the words engines look for.
+
+    Args:
+        name: first argument of the payload.
+        path: its PATH.
+
+    Raises:
+        StageError: "executable file not found in $PATH", "no such file or
+            directory", "permission denied".
+    """
+    if "/" in name:
+        problem = _problem_with(name)
+        if problem:
+            raise StageError(f'exec: "{name}": {problem}')
+        return name
+    denied = False
+    for directory in (path or "").split(":"):
+        candidate = f"{directory or '.'}/{name}"
+        problem = _problem_with(candidate)
+        if not problem:
+            return candidate
+        denied = denied or problem == "permission denied"
+    if denied:
+        raise StageError(f'exec: "{name}": permission denied')
+    raise StageError(
+        f'exec: "{name}": executable file not found in $PATH',
+        "Check $.process.args[0] and PATH in $.process.env against the root file system.",
+    )
+
+
+def _problem_with(path: str) -> str:
+    """Why a path cannot be executed, "" if it can."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        return f"stat {path}: {str(error.strerror).lower()}"
+    if stat.S_ISDIR(mode):
+        return "is a directory"
+    if not os.access(path, os.X_OK, effective_ids=True):
+        return "permission denied"
+    return ""
+
+
+def execute(program: str, process: dict[str, Any], pairs: dict[str, str]) -> NoReturn:
+    """Become the payload.
+
+    Raises:
+        StageError: execve failed; the process is still this one.
+    """
+    close_on_exec_from(3 + process["preserve_fds"])
+    try:
+        os.execve(program, process["args"], pairs)
+    except OSError as error:
+        reason = str(error.strerror).lower()
+        raise StageError(f"exec {program}: {reason}") from None

@@ -1,0 +1,387 @@
+"""Making containers, and letting them start.
+
+Lives here: what `create` and `start` do on the host's side, in their order, and
+what is taken back when a step fails. Must not live here: anything done inside the
+container (`init`), decisions (`plan`), other commands. May be imported by every
+room above `runtime`; `exec` is in `runtime.execute`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from migrate import syscalls
+from migrate.errors import ConfigError, StageError, WrongStatus
+from migrate.runtime import cgroup, handover, hooks, plan, protocol, state
+from migrate.runtime.spec.decoding import decode
+from migrate.runtime.spec.validation import RLIMITS, rootfs_path, validate
+from migrate.runtime.stage import Stage
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from migrate.runtime.spec.model import Linux, Process, Spec
+    from migrate.runtime.state import Record, Store
+
+LARGEST_CONFIG_BYTES = 64 << 20
+
+
+class CreateOptions:
+    """What the command line adds to the configuration.
+
+    Attributes:
+        config: the bytes of config.json; read from the bundle where empty.
+        console_socket: path of the socket the terminal's master goes to.
+        take_console: called with the master instead.
+        no_new_keyring: stay in the caller's session key ring.
+        no_pivot: chroot where pivot_root is impossible.
+        pid_file: path the first process's pid is written to.
+        pidfd_socket: path of the socket a pidfd goes to.
+        preserve_fds: how many descriptors after the standard three reach the payload.
+        stage: already spawned, while the configuration was read.
+    """
+
+    __slots__ = (
+        "config",
+        "console_socket",
+        "no_new_keyring",
+        "no_pivot",
+        "pid_file",
+        "pidfd_socket",
+        "preserve_fds",
+        "stage",
+        "take_console",
+    )
+
+    def __init__(
+        self,
+        *,
+        console_socket: str = "",
+        take_console: Callable[[int], None] | None = None,
+        no_new_keyring: bool = False,
+        no_pivot: bool = False,
+        pid_file: str = "",
+        pidfd_socket: str = "",
+        preserve_fds: int = 0,
+    ) -> None:
+        self.config = b""
+        self.console_socket = console_socket
+        self.take_console = take_console
+        self.no_new_keyring = no_new_keyring
+        self.no_pivot = no_pivot
+        self.pid_file = pid_file
+        self.pidfd_socket = pidfd_socket
+        self.preserve_fds = preserve_fds
+        self.stage: Stage | None = None
+
+
+def create_from_bundle(
+    store: Store, container_id: str, bundle: str, options: CreateOptions
+) -> Record:
+    """Read a bundle's configuration and make its container, see `create`.
+
+    The first stage is spawned before anything is read: it starts up meanwhile.
+    """
+    state.validate_id(container_id)
+    options.stage = Stage(options.preserve_fds + handover.listen_fds())
+    try:
+        options.config = read_config(bundle)
+        spec = decode(options.config, f"{bundle}/config.json")
+        return create(store, container_id, spec, bundle, options)
+    except BaseException:
+        options.stage.abort()
+        raise
+
+
+def read_config(bundle: str) -> bytes:
+    """Return the bytes of a bundle's config.json.
+
+    Raises:
+        ConfigError: there is none, or it is no file of a sensible size.
+    """
+    path = f"{bundle}/config.json"
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise ConfigError(
+            "$",
+            f"{path}: {str(error.strerror).lower()}",
+            "Give --bundle, or make a configuration with `migrate spec`.",
+        ) from None
+    try:
+        size = os.fstat(fd).st_size
+        if size > LARGEST_CONFIG_BYTES:
+            raise ConfigError("$", f"{path} has {size} bytes")
+        data = b""
+        while part := os.read(fd, 1 << 20):
+            data += part
+        return data
+    except OSError as error:
+        raise ConfigError("$", f"{path}: {str(error.strerror).lower()}") from None
+    finally:
+        os.close(fd)
+
+
+def create(
+    store: Store, container_id: str, spec: Spec, bundle: str, options: CreateOptions
+) -> Record:
+    """Make a container whose first process waits for `start`.
+
+    Whatever fails, nothing is left: no process, no cgroup, no state.
+
+    Args:
+        store: where it is remembered.
+        container_id: its id.
+        spec: decoded configuration.
+        bundle: absolute path.
+        options: of the command line.
+
+    Returns:
+        Its record, phase "created", as saved.
+
+    Raises:
+        ConfigError: the configuration cannot be carried out.
+        ContainerExists: the id is taken.
+        StageError: a step inside the container failed.
+        HookError: a hook failed.
+        CgroupError: a limit cannot be set.
+    """
+    bundle = os.path.abspath(bundle)
+    validate(spec, bundle)
+    _check_terminal(spec["process"], options)
+    stage = options.stage or Stage(options.preserve_fds + handover.listen_fds())
+    try:
+        handover.adopt_listen_fds(spec["process"], options)
+        with store.lock(container_id, create=True, command="create"):
+            directory = store.reserve(container_id)
+            record = _new_record(container_id, spec, bundle)
+            try:
+                _write_config(directory, options.config or read_config(bundle))
+                store.save(record)
+                _launch(store, record, spec, options, stage)
+            except BaseException:
+                stage.abort()
+                _take_back(store, record)
+                raise
+    except BaseException:
+        stage.abort()
+        raise
+    return record
+
+
+def start(store: Store, record: Record) -> None:
+    """Let a created container's first process become its payload.
+
+    Called with the container's lock held.
+
+    Raises:
+        WrongStatus: it is not in the state to be started.
+        StageError: the payload could not be executed; the container has stopped.
+        HookError: a poststart hook failed; the container was killed.
+    """
+    container_id = record["id"]
+    if record["phase"] == "started":
+        stopped = state.status(record) == "stopped"
+        raise WrongStatus(
+            "cannot start a container that has stopped"
+            if stopped
+            else "cannot start an already running container"
+        )
+    directory = store.path(container_id)
+    path = f"{directory}/{protocol.START_SOCKET}"
+    problem = handover.knock(path)
+    if problem is None:
+        raise WrongStatus("cannot start a container that has stopped")
+    record["phase"] = "started"
+    store.save(record)
+    os.unlink(path)
+    if problem:
+        raise StageError(f"unable to start container process: {problem}")
+    config = _read(f"{directory}/config.json")
+    if b'"poststart"' in config:
+        spec = decode(config, f"{directory}/config.json")
+        try:
+            hooks.run("poststart", spec, record, "running", record["pid"])
+        except BaseException:
+            cgroup.kill(record["cgroup"])
+            raise
+
+
+def _launch(store: Store, record: Record, spec: Spec, options: CreateOptions, stage: Stage) -> None:
+    """Everything between the first record and the last."""
+    linux: Linux = spec.get("linux", {})
+    directory = store.path(record["id"])
+    cgroup.create(record["cgroup"], linux.get("resources"))
+    keyring = "" if options.no_new_keyring else f"_ses.{record['id']}"
+    the_plan = plan.for_create(
+        spec,
+        container_id=record["id"],
+        bundle=record["bundle"],
+        rootfs=record["rootfs"],
+        hierarchies=plan.named_hierarchies(record["cgroup"]),
+        no_pivot=options.no_pivot,
+        keyring=keyring,
+        preserve_fds=options.preserve_fds,
+    )
+    listener = handover.listen(f"{directory}/{protocol.START_SOCKET}")
+    try:
+        pid = stage.fork(the_plan, (listener,), lambda pid: _write_maps(pid, linux))
+    finally:
+        os.close(listener)
+    cgroup.add(record["cgroup"], pid)
+    record["pid"] = pid
+    record["pid_start_ticks"] = state.process_start_ticks(pid)
+
+    def run_hooks(_body: bytes, _fds: list[int]) -> None:
+        for kind in ("prestart", "createRuntime"):
+            hooks.run(kind, spec, record, "creating", pid)
+        stage.channel.send("HOOKED")
+
+    stage.converse(
+        {
+            "SOURCE": lambda body, _fds: _send_tree(stage, body),
+            "HOOKS": run_hooks,
+            "CONSOLE": lambda body, fds: handover.console(body, fds, options),
+        }
+    )
+    apply_limits(pid, spec["process"])
+    record["stdio"] = [_link(f"/proc/{pid}/fd/{fd}") for fd in range(3)]
+    record["phase"] = "created"
+    handover.announce(pid, options)
+    store.save(record)
+    stage.release()
+
+
+def apply_limits(pid: int, process: Process) -> None:
+    """Set the limits only the host's side may raise, last, since they bind init too.
+
+    Raises:
+        StageError: a limit is above what this host, or this user, allows.
+    """
+    if "oomScoreAdj" in process:
+        path = f"/proc/{pid}/oom_score_adj"
+        try:
+            with open(path, "w", encoding="ascii") as file:  # noqa: PTH123 - no pathlib here
+                file.write(str(process["oomScoreAdj"]))
+        except OSError as error:
+            raise StageError(
+                f"cannot set oomScoreAdj to {process['oomScoreAdj']}: "
+                f"{str(error.strerror).lower()}",
+                "A lower value than the caller's needs CAP_SYS_RESOURCE.",
+            ) from None
+    for limit in process.get("rlimits", []):
+        try:
+            syscalls.prlimit(pid, RLIMITS[limit["type"]], limit["soft"], limit["hard"])
+        except syscalls.KernelError as error:
+            raise StageError(
+                f"cannot set {limit['type']} to {limit['soft']}/{limit['hard']}: "
+                f"{os.strerror(error.errno).lower()}",
+                "A hard limit above the caller's needs CAP_SYS_RESOURCE.",
+            ) from None
+
+
+def _check_terminal(process: Process, options: CreateOptions) -> None:
+    """A terminal needs somebody who takes its master, and a taker a terminal."""
+    has_taker = bool(options.console_socket or options.take_console)
+    if process.get("terminal") and not has_taker:
+        raise ConfigError(
+            "$.process.terminal",
+            "cannot allocate tty if migrate will detach without setting console socket",
+            "Set $.process.terminal to false, give --console-socket, "
+            "or use `migrate run` on a terminal.",
+        )
+    if has_taker and not process.get("terminal"):
+        raise ConfigError(
+            "$.process.terminal",
+            "cannot use console socket if migrate will not detach or allocate tty",
+            "Set $.process.terminal to true, or leave out --console-socket.",
+        )
+
+
+def _new_record(container_id: str, spec: Spec, bundle: str) -> Record:
+    linux: Linux = spec.get("linux", {})
+    return {
+        "schema_version": state.SCHEMA_VERSION,
+        "id": container_id,
+        "bundle": bundle,
+        "rootfs": rootfs_path(spec, bundle),
+        "pid": 0,
+        "pid_start_ticks": 0,
+        "boot_id": state.boot_id(),
+        "created": state.now_rfc3339(),
+        "oci_version": spec["ociVersion"],
+        "annotations": spec.get("annotations", {}),
+        "owner": _owner(),
+        "cgroup": cgroup.resolve(linux.get("cgroupsPath"), container_id),
+        "stdio": [],
+        "terminal": spec["process"].get("terminal", False),
+        "phase": "creating",
+    }
+
+
+def _owner() -> str:
+    uid = os.getuid()
+    if uid == 0:
+        return "root"
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"#{uid}"
+
+
+def _take_back(store: Store, record: Record) -> None:
+    """Leave nothing of a container that could not be made."""
+    try:
+        cgroup.kill(record["cgroup"])
+        cgroup.destroy(record["cgroup"])
+    finally:
+        store.remove(record["id"])
+
+
+def _write_config(directory: str, config: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    fd = os.open(f"{directory}/config.json", flags, 0o600)
+    try:
+        view = memoryview(config)
+        while view:
+            view = view[os.write(fd, view) :]
+    finally:
+        os.close(fd)
+
+
+def _write_maps(pid: int, linux: Linux) -> None:
+    from migrate.runtime import idmaps
+
+    idmaps.write(pid, linux)
+
+
+def _send_tree(stage: Stage, body: bytes) -> None:
+    """Open a bind source that the container's root may not reach."""
+    source, recursive = protocol.split(body, 2)
+    flags = syscalls.OPEN_TREE_CLONE | (syscalls.AT_RECURSIVE if recursive else 0)
+    fd = syscalls.open_tree(syscalls.AT_FDCWD, source, flags)
+    try:
+        stage.channel.send("TREE", fds=(fd,))
+    finally:
+        os.close(fd)
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:  # closed by the caller, or not ours to see
+        return ""
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = b""
+        while part := os.read(fd, 1 << 20):
+            data += part
+        return data
+    finally:
+        os.close(fd)
