@@ -1,0 +1,55 @@
+"""What `create`, `run` and `restore` share: the bundle, and the options about it.
+
+Lives here: the way from a call to `CreateOptions`. Imported by those commands' modules.
+"""
+
+from __future__ import annotations
+
+import os
+
+from migrate.errors import UsageError
+from migrate.runtime.launch import CreateOptions
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from migrate.cli.command import Call
+
+
+def bundle_of(call: Call) -> str:
+    """Return the bundle's directory, absolute."""
+    bundle = os.path.abspath(call.text("bundle") or ".")
+    if not os.path.isdir(bundle):
+        raise UsageError(f"bundle {bundle}: no such file or directory", "Give --bundle.")
+    return bundle
+
+
+def refuse_systemd(call: Call) -> None:
+    """Refuse to make a container whose cgroups are to come from systemd."""
+    manager = call.globals["cgroup-manager"]
+    if call.globals["systemd-cgroup"] or manager == "systemd":
+        raise UsageError(
+            "control groups through systemd are not supported",
+            "Leave --systemd-cgroup out, and set the engine's cgroup manager to cgroupfs.",
+        )
+    if manager not in ("", "cgroupfs"):
+        raise UsageError(f"unknown cgroup manager {manager}", "Write cgroupfs.")
+
+
+def create_options(call: Call, take_console: Callable[[int], None] | None = None) -> CreateOptions:
+    """Return the options of a call that makes a container.
+
+    Args:
+        take_console: called with the terminal's master, where the caller relays it.
+    """
+    refuse_systemd(call)
+    return CreateOptions(
+        console_socket=call.text("console-socket"),
+        take_console=take_console,
+        no_new_keyring=call.has("no-new-keyring"),
+        no_pivot=call.has("no-pivot"),
+        pid_file=call.text("pid-file"),
+        pidfd_socket=call.text("pidfd-socket"),
+        preserve_fds=call.number("preserve-fds"),
+    )

@@ -1,0 +1,16 @@
+"""`migrate kill`: a signal to a container."""
+
+from __future__ import annotations
+
+from migrate.runtime.kill import kill, signal_number
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from migrate.cli.command import Call
+
+
+def run(call: Call) -> int:
+    """Send it; no lock is taken, so that a container can be killed while others wait."""
+    number = signal_number(call.arguments[1] if len(call.arguments) > 1 else "TERM")
+    kill(call.store.load(call.id), number, everyone=call.has("all"))
+    return 0

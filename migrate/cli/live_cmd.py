@@ -1,0 +1,64 @@
+"""`migrate live`: move a running container to another host.
+
+Lives here: from options to an order. Imported by `program` only.
+"""
+
+from __future__ import annotations
+
+from migrate.cli.command import Call
+from migrate.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from migrate.live.reach import Way
+
+
+def run(call: Call) -> int:
+    """Move it; return the exit status."""
+    from migrate.cli.showing import showing
+    from migrate.live.journal import default_folder
+    from migrate.live.source import Order, migrate
+
+    if not call.text("to"):
+        raise UsageError(
+            "live needs a host to move to", f"Write `migrate live {call.id} --to HOST`."
+        )
+    order = Order(
+        container_id=call.id,
+        store=call.store,
+        way=way(call, call.text("to")),
+        journals=default_folder(call.text("journal-dir") or None),
+        bundle=call.text("bundle") or None,
+        criu=str(call.globals["criu"] or "") or None,
+        keep=call.has("keep"),
+    )
+    with showing(json=call.has("json")):
+        migrate(order)
+    return 0
+
+
+def way(call: Call, target: str) -> Way:
+    """Return how the other host is reached, from the options that `live` and `recover` share.
+
+    Raises:
+        UsageError: the transport is none.
+    """
+    from migrate.live.reach import Way
+
+    transport = call.text("transport")
+    if transport not in ("paramiko", "openssh"):
+        raise UsageError(
+            f"invalid value for --transport: {transport}", "Write paramiko or openssh."
+        )
+    agent = [call.text("remote-command")]
+    if call.text("remote-root"):
+        agent += ["--root", call.text("remote-root")]
+    return Way(
+        target=target,
+        agent=(*agent, "agent"),
+        transport="openssh" if transport == "openssh" else "paramiko",
+        config_file=call.text("ssh-config") or None,
+        known_hosts=call.text("known-hosts") or None,
+        identity=call.text("identity") or None,
+        connect_seconds=call.seconds("connect-timeout") or None,
+    )

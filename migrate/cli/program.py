@@ -1,0 +1,101 @@
+"""From the words of a command line to an exit status.
+
+Lives here: finding and running the command's module, and the last stop of every error.
+Must not live here: what any command does. Imported by `migrate.cli.main`.
+
+Engines start this program several times for each container, so nothing is imported that
+the one command does not need, and the end is `os._exit`: the interpreter's own tidying up
+takes as long as the work of a small command.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from migrate.cli.parse import HelpWanted, parse, parse_globals
+from migrate.cli.reporting import Reporter
+from migrate.errors import MigrateError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+    from migrate.cli.command import Call
+
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+PIPE_CLOSED = 141  # 128 + SIGPIPE
+
+
+def main() -> NoReturn:
+    """Run the command line of `sys.argv`, and end the process with its exit status."""
+    status = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        status = status or PIPE_CLOSED
+    os._exit(status)
+
+
+def run(words: Sequence[str]) -> int:
+    """Run a command line and return its exit status; no exception leaves."""
+    reporter = Reporter()
+    prefix = ""
+    try:
+        try:
+            call = parse(words)
+        except UsageError:
+            # The error belongs in the log as well, where --log itself was understood.
+            reporter.configure(parse_globals(words)[0])
+            raise
+        reporter.configure(call.globals)
+        prefix = _prepare(call)
+        return _run(call)
+    except HelpWanted as wanted:
+        from migrate.cli import help  # noqa: A004 - the module is about nothing else
+
+        return help.show(wanted)
+    except MigrateError as error:
+        return reporter.error(error, prefix)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError as error:
+        return _pipe_closed(reporter, error, prefix)
+    except Exception as error:  # noqa: BLE001 - the last stop: people get a line, not a stack
+        return reporter.unexpected(error, prefix)
+
+
+def _prepare(call: Call) -> str:
+    """Complete the global options; return what this command's errors begin with."""
+    from migrate.cli.options import COMMANDS
+
+    if not call.globals["root"]:
+        root = "/run/migrate"
+        if os.geteuid() != 0 and os.environ.get("XDG_RUNTIME_DIR"):
+            root = f"{os.environ['XDG_RUNTIME_DIR']}/migrate"
+        call.globals["root"] = root
+    if call.globals["rootless"] not in ("true", "false", "auto"):
+        raise UsageError(f"invalid value for --rootless: {call.globals['rootless']}")
+    return COMMANDS[call.command].in_messages
+
+
+def _run(call: Call) -> int:
+    """Load the command's module, and nothing else's, and run it."""
+    name = f"migrate.cli.{call.command}_cmd"
+    module = __import__(name, fromlist=["run"])
+    status: int = module.run(call)
+    sys.stdout.flush()
+    return status
+
+
+def _pipe_closed(reporter: Reporter, error: BrokenPipeError, prefix: str) -> int:
+    """End quietly where nobody reads our output any more; else it is an error."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would complain once more when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return PIPE_CLOSED
+    return reporter.unexpected(error, prefix)

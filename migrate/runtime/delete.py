@@ -1,0 +1,188 @@
+"""Ending a container for good.
+
+Lives here: killing what is left of it and removing every trace, whatever state it is in.
+Must not live here: words for people. May be imported by every room above `runtime`.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+
+from migrate.errors import BrokenState, ContainerNotFound, HookError, MigrateError, WrongStatus
+from migrate.runtime import cgroup, jsontext, state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from migrate.runtime.state import Record, Store
+
+SIGKILL = 9
+DEATH_SECONDS = 10.0
+
+
+def delete(store: Store, container_id: str, *, force: bool = False) -> list[str]:
+    """Remove a container that has stopped or was never started; with force, any.
+
+    Args:
+        force: kill it if it runs, do without what is broken, and do not mind if there is
+            no such container.
+
+    Returns:
+        What went wrong without stopping the removal: failed poststop hooks.
+
+    Raises:
+        ContainerNotFound: without force.
+        WrongStatus: it runs or is paused, without force.
+        BrokenState: its record cannot be read, without force.
+        Locked: another command works on it and does not end.
+    """
+    if force:
+        _kill_before_lock(store, container_id)
+    try:
+        with store.lock(container_id, command="delete"):
+            return _delete(store, container_id, force=force)
+    except ContainerNotFound:
+        if force:
+            return []
+        raise
+
+
+def clear_away(record: Record) -> None:
+    """Kill a container's processes and remove its control groups."""
+    _kill_first(record)
+    cgroup.kill(record["cgroup"])
+    cgroup.destroy(record["cgroup"])
+
+
+def _delete(store: Store, container_id: str, *, force: bool) -> list[str]:
+    """Do the work, the lock held."""
+    try:
+        record = store.load(container_id)
+    except (BrokenState, ContainerNotFound):
+        if not force:
+            raise
+        _clear_broken(store, container_id)
+        store.remove(container_id)
+        return []
+    status = state.status(record)
+    if not force and status not in ("stopped", "created", "creating"):
+        raise WrongStatus(
+            f"cannot delete container {container_id} that is not stopped: {status}",
+            f"Stop it, or add --force: `migrate delete --force {container_id}`.",
+        )
+    clear_away(record)
+    config = _config(store, container_id)
+    store.remove(container_id)
+    return _poststop(config, record)
+
+
+def _kill_before_lock(store: Store, container_id: str) -> None:
+    """Kill the container first: a command that waits for it then lets the lock go."""
+    try:
+        record = store.load(container_id)
+        _kill_first(record)
+        cgroup.kill(record["cgroup"])
+    except MigrateError:
+        return  # under the lock it is tried again, and reported
+
+
+def _kill_first(record: Record) -> None:
+    """Kill the first process and wait for its end: with it goes its pid namespace."""
+    pidfd = state.open_pidfd(record)
+    if pidfd is None:
+        return
+    import _signal
+
+    try:
+        _signal.pidfd_send_signal(pidfd, SIGKILL)
+        if cgroup.frozen_state(record["cgroup"]) != "THAWED":
+            cgroup.thaw(record["cgroup"])  # v1: a frozen process does not die
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        poll.poll(DEATH_SECONDS * 1000)
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(pidfd)
+
+
+def _clear_broken(store: Store, container_id: str) -> None:
+    """Clear away what a container without a readable record left, as far as it is known."""
+    for paths in (_recorded_groups(store, container_id), _configured_groups(store, container_id)):
+        if paths:
+            try:
+                cgroup.kill(paths)
+                cgroup.destroy(paths)
+            except (MigrateError, OSError):
+                continue  # a guess from a broken file; forgetting the id comes first
+
+
+def _recorded_groups(store: Store, container_id: str) -> dict[str, str]:
+    """Return the cgroups of a broken record, if that part of it is whole."""
+    try:
+        with open(store.state_path(container_id), "rb") as file:
+            found = jsontext.loads(file.read())["cgroup"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+    known = cgroup.hierarchies()
+    if not isinstance(found, dict):
+        return {}
+    return {
+        key: path
+        for key, path in found.items()
+        if key in known
+        and isinstance(path, str)
+        and path.startswith(known[key].mount_point + "/")
+        and ".." not in path.split("/")
+    }
+
+
+def _configured_groups(store: Store, container_id: str) -> dict[str, str]:
+    """Return the cgroups the kept config.json asked for, if it can be read."""
+    from migrate.runtime.spec.decode import decode
+
+    content = _config(store, container_id)
+    if not content:
+        return {}
+    try:
+        spec = decode(content, "config.json")
+        return cgroup.resolve(spec.get("linux", {}).get("cgroupsPath"), container_id)
+    except MigrateError:
+        return {}
+
+
+def _config(store: Store, container_id: str) -> bytes:
+    """Return the bytes of the kept config.json, b"" where there are none."""
+    try:
+        with open(f"{store.path(container_id)}/config.json", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def _poststop(config: bytes, record: Record) -> list[str]:
+    """Run the poststop hooks, each whatever the others do, and return their failures.
+
+    runtime.md, "Lifecycle": a failing one is worth a warning and stops nothing.
+    """
+    if b'"poststop"' not in config:
+        return []
+    from migrate.runtime import hooks
+    from migrate.runtime.spec.decode import decode
+
+    try:
+        spec = decode(config, "config.json")
+    except MigrateError as error:
+        return [f"poststop hooks left out: {error}"]
+    wanted: Mapping[str, Any] = spec.get("hooks") or {}
+    failures = []
+    for hook in wanted.get("poststop") or ():
+        spec["hooks"] = {"poststop": [hook]}
+        try:
+            hooks.run("poststop", spec, record, "stopped", 0)
+        except HookError as error:
+            failures.append(str(error))
+    return failures
