@@ -12,6 +12,7 @@ import select
 from migrate import syscalls
 from migrate.errors import CgroupError, StageError, WrongStatus
 from migrate.runtime import cgroup, handover, plan, state
+from migrate.runtime.cgroup import files
 from migrate.runtime.cgroup.hierarchies import hierarchies
 from migrate.runtime.launch import apply_limits
 from migrate.runtime.spec.validation import NAMESPACE_FILES, validate_process
@@ -82,11 +83,7 @@ def exec_process(_store: Store, record: Record, process: Process, options: ExecO
     stage = Stage(options.preserve_fds)
     try:
         validate_process(process, "$")
-        if process.get("terminal") and not (options.console_socket or options.take_console):
-            raise StageError(
-                "cannot allocate tty if migrate will detach without setting console socket",
-                "Give --console-socket, or leave out --tty.",
-            )
+        _check_terminal(process, options)
         join, fds = _namespaces(record)
         try:
             the_plan = plan.for_exec(
@@ -109,6 +106,14 @@ def exec_process(_store: Store, record: Record, process: Process, options: ExecO
         stage.abort()
         raise
     return pid
+
+
+def _check_terminal(process: Process, options: ExecOptions) -> None:
+    if process.get("terminal") and not (options.console_socket or options.take_console):
+        raise StageError(
+            "cannot allocate tty if migrate will detach without setting console socket",
+            "Give --console-socket, or leave out --tty.",
+        )
 
 
 def _no_maps(_pid: int) -> None:
@@ -139,10 +144,7 @@ def _namespaces(record: Record) -> tuple[list[tuple[int, str]], list[int]]:
                     raise WrongStatus("cannot exec in a stopped container") from None
                 continue  # this kernel has no such namespaces
             join.append((flag, name))
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        if poll.poll(0):
-            raise WrongStatus("cannot exec in a stopped container")
+        _check_alive(pidfd)
     except BaseException:
         for fd in fds:
             os.close(fd)
@@ -150,6 +152,13 @@ def _namespaces(record: Record) -> tuple[list[tuple[int, str]], list[int]]:
     finally:
         os.close(pidfd)
     return join, fds
+
+
+def _check_alive(pidfd: int) -> None:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    if poll.poll(0):
+        raise WrongStatus("cannot exec in a stopped container")
 
 
 def _join_cgroup(record: Record, options: ExecOptions, pid: int) -> None:
@@ -163,7 +172,6 @@ def _join_cgroup(record: Record, options: ExecOptions, pid: int) -> None:
     except CgroupError:
         if options.cgroup or set(record["cgroup"]) != {""}:
             raise
-        with open(f"/proc/{record['pid']}/cgroup", encoding="utf-8") as file:  # noqa: PTH123 - no pathlib here
-            inner = file.read().strip().rpartition(":")[2]
+        inner = files.read(f"/proc/{record['pid']}/cgroup").rpartition(":")[2]
         tree = hierarchies()[""]
         cgroup.add({"": f"{tree.mount_point}{inner}"}, pid)

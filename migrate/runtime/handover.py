@@ -16,6 +16,7 @@ from migrate.runtime import protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol
 
     from migrate.runtime.launch import CreateOptions
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
         """Where a console and a pid go; part of the options of both commands."""
 
         console_socket: str
-        take_console: object
+        take_console: Callable[[int], None] | None
         pid_file: str
         pidfd_socket: str
 
@@ -99,7 +100,7 @@ def console(body: bytes, fds: list[int], options: Takers) -> None:
     name = protocol.split(body, 1)[0]
     master = fds[0]
     take = options.take_console
-    if callable(take):
+    if take is not None:
         take(master)
         return
     try:

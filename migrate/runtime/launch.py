@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from migrate import syscalls
-from migrate.errors import ConfigError, StageError, WrongStatus
+from migrate.errors import ConfigError, KernelError, StageError, WrongStatus
 from migrate.runtime import cgroup, handover, hooks, plan, protocol, state
 from migrate.runtime.spec.decoding import decode
 from migrate.runtime.spec.validation import RLIMITS, rootfs_path, validate
@@ -88,10 +88,11 @@ def create_from_bundle(
     try:
         options.config = read_config(bundle)
         spec = decode(options.config, f"{bundle}/config.json")
-        return create(store, container_id, spec, bundle, options)
+        record = create(store, container_id, spec, bundle, options)
     except BaseException:
         options.stage.abort()
         raise
+    return record
 
 
 def read_config(bundle: str) -> bytes:
@@ -116,11 +117,11 @@ def read_config(bundle: str) -> bytes:
         data = b""
         while part := os.read(fd, 1 << 20):
             data += part
-        return data
     except OSError as error:
         raise ConfigError("$", f"{path}: {str(error.strerror).lower()}") from None
     finally:
         os.close(fd)
+    return data
 
 
 def create(
@@ -213,6 +214,12 @@ def _launch(store: Store, record: Record, spec: Spec, options: CreateOptions, st
     linux: Linux = spec.get("linux", {})
     directory = store.path(record["id"])
     cgroup.create(record["cgroup"], linux.get("resources"))
+    # Moving a process takes the kernel a grace period, 10 ms or more. Stage 1 is still
+    # starting up; what it forks is born in the cgroup. Where only one task may be in
+    # it, only stage 2 moves.
+    joins_early = linux.get("resources", {}).get("pids", {}).get("limit", 0) != 1
+    if joins_early:
+        cgroup.add(record["cgroup"], stage.first_pid)
     keyring = "" if options.no_new_keyring else f"_ses.{record['id']}"
     the_plan = plan.for_create(
         spec,
@@ -229,7 +236,8 @@ def _launch(store: Store, record: Record, spec: Spec, options: CreateOptions, st
         pid = stage.fork(the_plan, (listener,), lambda pid: _write_maps(pid, linux))
     finally:
         os.close(listener)
-    cgroup.add(record["cgroup"], pid)
+    if not joins_early:
+        cgroup.add(record["cgroup"], pid)
     record["pid"] = pid
     record["pid_start_ticks"] = state.process_start_ticks(pid)
 
@@ -262,8 +270,11 @@ def apply_limits(pid: int, process: Process) -> None:
     if "oomScoreAdj" in process:
         path = f"/proc/{pid}/oom_score_adj"
         try:
-            with open(path, "w", encoding="ascii") as file:  # noqa: PTH123 - no pathlib here
-                file.write(str(process["oomScoreAdj"]))
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, str(process["oomScoreAdj"]).encode())
+            finally:
+                os.close(fd)
         except OSError as error:
             raise StageError(
                 f"cannot set oomScoreAdj to {process['oomScoreAdj']}: "
@@ -273,7 +284,7 @@ def apply_limits(pid: int, process: Process) -> None:
     for limit in process.get("rlimits", []):
         try:
             syscalls.prlimit(pid, RLIMITS[limit["type"]], limit["soft"], limit["hard"])
-        except syscalls.KernelError as error:
+        except KernelError as error:
             raise StageError(
                 f"cannot set {limit['type']} to {limit['soft']}/{limit['hard']}: "
                 f"{os.strerror(error.errno).lower()}",

@@ -289,8 +289,9 @@ def _last(spec: Spec, linux: Linux, destinations: list[str]) -> list[Operation]:
             operations.append(("set_attributes", "/dev", syscalls.MOUNT_ATTR_RDONLY))
     if spec.get("root", {}).get("readonly"):
         operations.append(("set_attributes", "/", syscalls.MOUNT_ATTR_RDONLY))
-    if "rootfsPropagation" in linux and linux["rootfsPropagation"]:
-        operations.append(("propagate", *PROPAGATION[linux["rootfsPropagation"]]))
+    propagation = PROPAGATION.get(linux.get("rootfsPropagation", ""))
+    if propagation:
+        operations.append(("propagate", *propagation))
     for name in ("hostname", "domainname"):
         value: object = spec.get(name)
         if value:

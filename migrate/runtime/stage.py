@@ -54,7 +54,7 @@ def _sealed_copy(path: str) -> int:
     copy = os.memfd_create("migrate-init", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        while os.sendfile(copy, source, None, 1 << 30):  # type: ignore[arg-type]
+        while os.sendfile(copy, source, None, 1 << 30):
             pass
         fcntl.fcntl(copy, fcntl.F_ADD_SEALS, _SEALS)
         # A descriptor open for writing could not be executed (ETXTBSY).
@@ -68,6 +68,7 @@ class Stage:
     """A spawned interpreter, and the child it forks.
 
     Attributes:
+        first_pid: of stage 1; 0 once it has ended and is reaped.
         pid: of stage 2, as seen here; 0 before it is there.
     """
 
@@ -92,7 +93,7 @@ class Stage:
         )
         interpreter, name = sealed_interpreter()
         try:
-            self._first_pid = os.posix_spawn(
+            self.first_pid = os.posix_spawn(
                 f"/proc/self/fd/{interpreter}",
                 [name, "-I", "-S", "-X", "utf8", "-c", code],
                 {},
@@ -120,11 +121,11 @@ class Stage:
             self.channel.send("PLAN", marshal.dumps(plan), fds)
             message, body, _ = self.channel.receive()
             if message == "MAPS":
-                write_maps(self._first_pid)
+                write_maps(self.first_pid)
                 self.channel.send("MAPPED")
                 message, body, _ = self.channel.receive()
         except protocol.ChannelEnded:
-            raise self._died(self._first_pid) from None
+            raise self._died(self.first_pid) from None
         if message == "ERROR":
             self._raise(body)
         self.pid = int(protocol.split(body, 1)[0])
@@ -187,8 +188,8 @@ class Stage:
                 syscalls.pidfd_send_signal(self._pidfd, _SIGKILL)
             except KernelError:
                 pass  # gone already
-        elif self._first_pid:
-            os.kill(self._first_pid, _SIGKILL)  # not reaped: the pid is ours
+        elif self.first_pid:
+            os.kill(self.first_pid, _SIGKILL)  # not reaped: the pid is ours
         self.close()
         if self.pid:
             try:
@@ -197,9 +198,9 @@ class Stage:
                 pass  # reaped already
 
     def _reap_first(self) -> None:
-        if self._first_pid:
-            os.waitpid(self._first_pid, 0)
-            self._first_pid = 0
+        if self.first_pid:
+            os.waitpid(self.first_pid, 0)
+            self.first_pid = 0
 
     def _raise(self, body: bytes) -> None:
         message, hint = protocol.split(body, 2)
@@ -214,8 +215,8 @@ class Stage:
             how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
         except ChildProcessError:
             pass
-        if pid == self._first_pid:
-            self._first_pid = 0
+        if pid == self.first_pid:
+            self.first_pid = 0
         return StageError(
             f"unable to start container process: its first process {how} while it was set up",
             "Look at the memory limit and at the kernel's log.",

@@ -126,7 +126,7 @@ def wait_and_execute(
     """
     listener = _socket.socket(fileno=listener_fd)
     while True:
-        fd, _ = listener._accept()  # noqa: SLF001 - the C module has no other
+        fd, _ = listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - the C module has no other
         connection = _socket.socket(fileno=fd)
         if connection.recv(len(protocol.START_WORD)) == protocol.START_WORD:
             break

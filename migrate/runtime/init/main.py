@@ -6,7 +6,7 @@ goes wrong, and the end of the process whatever happens. Run by `launch` only.
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import marshal
 import os
 

@@ -40,7 +40,7 @@ def enter(channel: Channel, plan: dict[str, Any], fds: list[int]) -> None:
     ]
     late = []
     for kind, fd, path in opened:
-        if kind == syscalls.CLONE_NEWUSER or kind == syscalls.CLONE_NEWNS:
+        if kind in _LATE_ORDER:
             late.append((kind, fd, path))
             continue
         try:

@@ -136,7 +136,7 @@ def execute(program: str, process: dict[str, Any], pairs: dict[str, str]) -> NoR
     """
     close_on_exec_from(3 + process["preserve_fds"])
     try:
-        os.execve(program, process["args"], pairs)
+        os.execve(program, process["args"], pairs)  # noqa: S606 - what a runtime is for
     except OSError as error:
         reason = str(error.strerror).lower()
         raise StageError(f"exec {program}: {reason}") from None
