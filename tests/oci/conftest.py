@@ -38,15 +38,17 @@ ETC = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not is_runc():
-        return
     for item in items:
         if not item.path.is_relative_to(Path(__file__).parent):
             continue
         name = getattr(item, "originalname", item.name)
         reason = NOT_RUNC.get(item.name) or NOT_RUNC.get(name)
-        if reason:
+        if is_runc() and reason:
             item.add_marker(pytest.mark.skip(reason=f"runc 1.1.5: {reason}"))
+        else:
+            item.add_marker(
+                pytest.mark.criu if "checkpoint" in item.path.name else pytest.mark.root
+            )
 
 
 @pytest.fixture(scope="session")

@@ -187,11 +187,10 @@ class Runtime:
             before: shell text that sets the caller's scene (descriptors, limits, signals).
             timeout_seconds: after which it is killed and the test fails.
         """
-        with contextlib.ExitStack() as stack:
-            out = stack.enter_context(
-                open(output, "w+") if output else tempfile.TemporaryFile("w+")  # noqa: SIM115
-            )
-            err = stack.enter_context(tempfile.TemporaryFile("w+"))
+        with (
+            output.open("w+") if output else tempfile.TemporaryFile("w+") as out,
+            tempfile.TemporaryFile("w+") as err,
+        ):
             process = self.popen(
                 *arguments, cwd=cwd, env=env, stdin=stdin, stdout=out, stderr=err, before=before
             )

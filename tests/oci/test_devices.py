@@ -28,7 +28,9 @@ DRIVERLESS = {"path": "/dev/mine", "type": "c", "major": 10, "minor": 250, "file
 REFUSED = "2>&1 | grep -c 'not permitted' | head -1"
 
 
-def with_devices(*devices: dict[str, Any], rules: list[Any] | None = None, capable: bool = False) -> Callable[[Config], None]:  # fmt: skip # noqa: E501
+def with_devices(
+    *devices: dict[str, Any], rules: list[Any] | None = None, capable: bool = False
+) -> Callable[[Config], None]:
     """Add devices, and rules after the one that denies all."""
 
     def change(config: Config) -> None:
@@ -107,7 +109,7 @@ def test_a_configured_device_may_be_opened_only_by_a_rule(runtime: Runtime) -> N
 
 def test_rules_of_the_cgroup_are_kept_in_order(runtime: Runtime) -> None:
     rules = [
-        {"allow": True, "type": "c", "major": 10, "access": "rwm"},
+        {"allow": True, "type": "c", "major": 10, "minor": 250, "access": "rwm"},
         {"allow": False, "type": "c", "major": 10, "minor": 250, "access": "w"},
     ]
     script = f"cat /dev/mine {REFUSED}; (echo x > /dev/mine) {REFUSED}"

@@ -153,9 +153,9 @@ def test_no_capabilities_at_all_means_none(runtime: Runtime) -> None:
         assert int(fields[name], 16) == 0
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_no_new_privileges_is_what_the_config_says(runtime: Runtime, wanted: bool) -> None:  # noqa: FBT001
-    assert fields_of(runtime, noNewPrivileges=wanted)["NoNewPrivs"] == str(int(wanted))
+def test_no_new_privileges_is_what_the_config_says(runtime: Runtime) -> None:
+    for wanted in (True, False):
+        assert fields_of(runtime, noNewPrivileges=wanted)["NoNewPrivs"] == str(int(wanted))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,304 @@
+"""Terminals: the console socket, and the foreground with a real one."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import os
+import pty
+import select
+import socket
+import struct
+import subprocess
+import termios
+import time
+import tty
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .driver import Bundle, Config, Runtime, eventually, killed_at_end
+
+# Carries out what is typed, without the escape sequences of an interactive shell.
+OBEDIENT = 'trap : INT; echo up; while read -r line; do eval "$line"; done'
+
+
+def with_terminal(config: Config) -> None:
+    config["process"]["terminal"] = True
+
+
+class Terminal:
+    """The master of a pseudo-terminal, read by deadline."""
+
+    def __init__(self, master: int) -> None:
+        self.master = master
+        self.seen = ""
+
+    def read_until(self, text: str, within: float = 10.0) -> str:
+        """Everything read so far, as soon as `text` is in it."""
+        deadline = time.monotonic() + within
+        while text not in self.seen:
+            ready, _, _ = select.select([self.master], [], [], max(0, deadline - time.monotonic()))
+            assert ready, f"{text!r} never came; seen so far: {self.seen!r}"
+            try:
+                data = os.read(self.master, 4096)
+            except OSError:  # EIO: the last slave is closed
+                data = b""
+            assert data, f"the terminal ended before {text!r}; seen so far: {self.seen!r}"
+            self.seen += data.decode()
+        return self.seen
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def resize(self, rows: int, columns: int) -> None:
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+class ConsoleSocket:
+    """An AF_UNIX socket that receives a terminal's master, as an engine's monitor does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.received: list[int] = []
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen(1)
+        self.name = ""
+
+    def receive(self) -> Terminal:
+        self.listener.settimeout(10)
+        connection, _ = self.listener.accept()
+        with connection:
+            size = socket.CMSG_SPACE(4 * array.array("i").itemsize)
+            data, control, _, _ = connection.recvmsg(4096, size)
+        self.name = data.decode()
+        descriptors = array.array("i")
+        for _, kind, content in control:
+            assert kind == socket.SCM_RIGHTS
+            descriptors.frombytes(content)
+        self.received += descriptors
+        assert len(descriptors) == 1
+        return Terminal(descriptors[0])
+
+
+@pytest.fixture
+def console() -> Iterator[ConsoleSocket]:
+    # A socket's path has to be short.
+    path = Path(f"/tmp/oci-{os.getpid()}.sock")
+    path.unlink(missing_ok=True)
+    console = ConsoleSocket(path)
+    with console.listener:
+        yield console
+    for descriptor in console.received:
+        os.close(descriptor)
+    path.unlink()
+
+
+@contextlib.contextmanager
+def foreground(
+    runtime: Runtime, *arguments: str
+) -> Iterator[tuple[subprocess.Popen[bytes], Terminal]]:
+    """Run a command with a terminal of 24 by 80 as its standard streams, leading its session."""
+    master, slave = pty.openpty()
+    terminal = Terminal(master)
+    terminal.resize(24, 80)
+    try:
+        process = subprocess.Popen(
+            ["setsid", "--ctty", *runtime.argv(*arguments)],
+            stdin=slave, stdout=slave, stderr=slave,
+            cwd=runtime.workspace, env={**runtime.environment, "TERM": "xterm"},
+        )  # fmt: skip
+        with killed_at_end(process):
+            os.close(slave)
+            yield process, terminal
+    finally:
+        os.close(master)
+
+
+@pytest.fixture
+def bundle(runtime: Runtime) -> Bundle:
+    return runtime.bundle("sh", "-c", OBEDIENT, change=with_terminal)
+
+
+def test_the_console_socket_receives_the_master(
+    runtime: Runtime, bundle: Bundle, console: ConsoleSocket
+) -> None:
+    container = runtime.create(bundle, "--console-socket", str(console.path))
+    terminal = console.receive()
+    terminal.resize(20, 70)
+    container("start")
+    terminal.type("echo 1+$((1+1)); tty; stty size\n")
+    seen = terminal.read_until("20 70")
+    assert "1+2\r\n" in seen
+    assert "/dev/" in seen
+    assert "ptmx" in console.name
+    terminal.type("exit 0\n")
+    container.wait_until("stopped")
+
+
+def test_the_terminal_is_the_containers_dev_console(
+    runtime: Runtime, bundle: Bundle, console: ConsoleSocket
+) -> None:
+    container = runtime.create(bundle, "--console-socket", str(console.path))
+    terminal = console.receive()
+    container("start")
+    terminal.type("echo through > /dev/console; ls -l /proc/self/fd/0 /dev/pts\n")
+    seen = terminal.read_until("/dev/pts/0")
+    assert "through\r\n" in seen
+
+
+def test_the_process_has_the_terminal_as_its_controlling_one(
+    runtime: Runtime, bundle: Bundle, console: ConsoleSocket
+) -> None:
+    container = runtime.create(bundle, "--console-socket", str(console.path))
+    terminal = console.receive()
+    container("start")
+    terminal.type("echo over > /dev/tty; sleep 77; echo $?-$((40+2))\n")
+    eventually(lambda: len(container.pids()) == 2, "sleep runs")
+    terminal.type("\x03")
+    seen = terminal.read_until("-42\r\n")
+    assert "over\r\n" in seen
+    assert "130-42" in seen
+
+
+def test_the_size_of_the_config_is_the_terminals(runtime: Runtime, console: ConsoleSocket) -> None:
+    def change(config: Config) -> None:
+        with_terminal(config)
+        config["process"]["consoleSize"] = {"height": 33, "width": 111}
+
+    bundle = runtime.bundle("stty", "size", change=change)
+    container = runtime.create(bundle, "--console-socket", str(console.path))
+    terminal = console.receive()
+    container("start")
+    assert "33 111" in terminal.read_until("33 111")
+
+
+def test_exec_sends_a_terminal_of_its_own(runtime: Runtime, console: ConsoleSocket) -> None:
+    container = runtime.started()
+    pid_file = runtime.workspace / "pid"
+    runtime.ok(
+        "exec", "--tty", "--detach", "--console-socket", str(console.path),
+        "--pid-file", str(pid_file), container.id, "sh", "-c", OBEDIENT,
+        output=runtime.workspace / "exec-output",
+    )  # fmt: skip
+    terminal = console.receive()
+    terminal.type("echo in-$((20+3)); tty\n")
+    assert "in-23" in terminal.read_until("/dev/pts/0")
+    terminal.type("exit 6\n")
+    _, status = os.waitpid(int(pid_file.read_text()), 0)
+    assert os.waitstatus_to_exitcode(status) == 6
+
+
+@pytest.mark.parametrize("verb", ["create", "run"])
+def test_a_console_socket_without_a_terminal_is_refused(
+    runtime: Runtime, console: ConsoleSocket, verb: str
+) -> None:
+    bundle = runtime.bundle("true")
+    options = ["--detach"] if verb == "run" else []
+    runtime.refuses(
+        verb, *options, "--bundle", str(bundle.path), "--console-socket", str(console.path),
+        runtime.new_id(),
+    )  # fmt: skip
+    assert runtime.ids() == []
+
+
+def test_a_terminal_without_a_console_socket_is_refused_when_detached(
+    runtime: Runtime, bundle: Bundle
+) -> None:
+    for verb in (["create"], ["run", "--detach"]):
+        runtime.refuses(*verb, "--bundle", str(bundle.path), runtime.new_id())
+    assert runtime.ids() == []
+
+
+def test_a_console_socket_that_nobody_serves_is_refused(runtime: Runtime, bundle: Bundle) -> None:
+    missing = str(runtime.workspace / "none.sock")
+    runtime.refuses(
+        "create", "--bundle", str(bundle.path), "--console-socket", missing, runtime.new_id()
+    )
+    assert runtime.ids() == []
+
+
+def test_run_in_the_foreground_relays_the_terminal_both_ways(
+    runtime: Runtime, bundle: Bundle
+) -> None:
+    arguments = ["run", "--bundle", str(bundle.path), runtime.new_id()]
+    with foreground(runtime, *arguments) as (process, terminal):
+        terminal.read_until("up\r\n")
+        terminal.type("echo 1+$((1+1)); stty size; tty\n")
+        seen = terminal.read_until("/dev/pts/0")
+        assert "1+2\r\n" in seen
+        assert "24 80\r\n" in seen
+        terminal.type("exit 5\n")
+        assert process.wait(10) == 5
+
+
+def test_the_size_of_the_callers_terminal_is_followed(runtime: Runtime) -> None:
+    script = "trap 'stty size; exit 4' WINCH; echo up; while :; do sleep 0.02; done"
+    bundle = runtime.bundle("sh", "-c", script, change=with_terminal)
+    arguments = ["run", "--bundle", str(bundle.path), runtime.new_id()]
+    with foreground(runtime, *arguments) as (process, terminal):
+        terminal.read_until("up\r\n")
+        terminal.resize(41, 123)
+        terminal.read_until("41 123")
+        assert process.wait(10) == 4
+
+
+def test_control_c_reaches_the_container_and_not_the_runtime(
+    runtime: Runtime, bundle: Bundle
+) -> None:
+    name = runtime.new_id()
+    with foreground(runtime, "run", "--bundle", str(bundle.path), name) as (process, terminal):
+        terminal.read_until("up\r\n")
+        terminal.type("sleep 66; echo $?-$((40+2))\n")
+        eventually(lambda: "sleep 66" in runtime.ok("ps", name).out, "sleep runs")
+        terminal.type("\x03")
+        assert "130-42" in terminal.read_until("-42\r\n")
+        terminal.type("exit 0\n")
+        assert process.wait(10) == 0
+
+
+def test_the_callers_terminal_is_as_before_afterwards(runtime: Runtime) -> None:
+    bundle = runtime.bundle("sh", "-c", "echo up; sleep 0.1", change=with_terminal)
+    master, slave = pty.openpty()
+    before = termios.tcgetattr(slave)
+    process = subprocess.Popen(
+        ["setsid", "--ctty", *runtime.argv("run", "--bundle", str(bundle.path), runtime.new_id())],
+        stdin=slave, stdout=slave, stderr=slave, cwd=runtime.workspace, env=runtime.environment,
+    )  # fmt: skip
+    with killed_at_end(process):
+        Terminal(master).read_until("up")
+        assert not termios.tcgetattr(slave)[tty.LFLAG] & termios.ECHO
+        assert process.wait(10) == 0
+    after = termios.tcgetattr(slave)
+    os.close(slave)
+    os.close(master)
+    assert after == before
+
+
+def test_exec_with_a_terminal_in_the_foreground(runtime: Runtime) -> None:
+    container = runtime.started()
+    arguments = ["exec", "-t", container.id, "sh", "-c", OBEDIENT]
+    with foreground(runtime, *arguments) as (process, terminal):
+        terminal.read_until("up\r\n")
+        terminal.type("tty; stty size\n")
+        assert "/dev/pts/0" in terminal.read_until("24 80")
+        terminal.type("exit 9\n")
+        assert process.wait(10) == 9
+
+
+def test_a_foreground_terminal_passes_a_lot_through(runtime: Runtime) -> None:
+    bundle = runtime.bundle("sh", "-c", "seq 20000; echo the-end", change=with_terminal)
+    arguments = ["run", "--bundle", str(bundle.path), runtime.new_id()]
+    with foreground(runtime, *arguments) as (process, terminal):
+        seen = terminal.read_until("the-end\r\n")
+        assert seen.split()[:20000] == [str(n) for n in range(1, 20001)]
+        assert process.wait(10) == 0
+
+
+def test_a_terminal_wanted_where_there_is_none_is_refused(runtime: Runtime, bundle: Bundle) -> None:
+    # The caller's streams are files: there is no terminal to relay to.
+    runtime.refuses("run", "--bundle", str(bundle.path), runtime.new_id())
+    assert runtime.ids() == []
