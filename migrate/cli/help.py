@@ -12,7 +12,7 @@ from migrate import __version__
 from migrate.cli.command import DURATION, FLAG, LIST, NUMBER
 from migrate.cli.options import COMMANDS, GLOBALS
 from migrate.errors import UsageError
-from migrate.runtime.spec.decode import OCI_VERSION
+from migrate.runtime.features import OCI_VERSION_MAX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def show(wanted: HelpWanted) -> int:
     """Print what was asked for; return the exit status."""
     if wanted.version:
         # Engines read the version from the first line and the spec's from the one below.
-        sys.stdout.write(f"migrate version {__version__}\nspec: {OCI_VERSION}\n")
+        sys.stdout.write(f"migrate version {__version__}\nspec: {OCI_VERSION_MAX}\n")
         return 0
     if wanted.command and wanted.command not in COMMANDS:
         raise UsageError(f'there is no command "{wanted.command}"', "See `migrate --help`.")

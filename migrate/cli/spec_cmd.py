@@ -6,7 +6,7 @@ import os
 
 from migrate.errors import UsageError
 from migrate.runtime import jsontext
-from migrate.runtime.spec.default import default_spec
+from migrate.runtime.spec import default_spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

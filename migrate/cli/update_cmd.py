@@ -1,0 +1,102 @@
+"""`migrate update`: other limits for a running container."""
+
+from __future__ import annotations
+
+import sys
+
+from migrate.errors import UsageError, WrongStatus
+from migrate.runtime import cgroup, state
+from migrate.runtime.spec import decode_resources
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from migrate.cli.command import Call
+
+# option -> section and field of `linux.resources`, and how its value is read
+FIELDS = {
+    "blkio-weight": ("blockIO", "weight"),
+    "cpu-period": ("cpu", "period"),
+    "cpu-quota": ("cpu", "quota"),
+    "cpu-burst": ("cpu", "burst"),
+    "cpu-share": ("cpu", "shares"),
+    "cpu-rt-period": ("cpu", "realtimePeriod"),
+    "cpu-rt-runtime": ("cpu", "realtimeRuntime"),
+    "cpu-idle": ("cpu", "idle"),
+    "cpuset-cpus": ("cpu", "cpus"),
+    "cpuset-mems": ("cpu", "mems"),
+    "kernel-memory-tcp": ("memory", "kernelTCP"),
+    "memory": ("memory", "limit"),
+    "memory-reservation": ("memory", "reservation"),
+    "memory-swap": ("memory", "swap"),
+    "pids-limit": ("pids", "limit"),
+}
+TEXTS = ("cpuset-cpus", "cpuset-mems")
+SIZES = ("memory", "memory-reservation", "memory-swap", "kernel-memory-tcp")
+UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
+
+
+def run(call: Call) -> int:
+    """Set what was asked for, alone with the container."""
+    for option in ("l3-cache-schema", "mem-bw-schema"):
+        if call.text(option):
+            raise UsageError(f"--{option} is not supported", "Leave it out.")
+    resources = _from_file(call.text("resources")) if call.text("resources") else _asked(call)
+    store = call.store
+    with store.lock(call.id, command="update"):
+        record = store.load(call.id)
+        if state.status(record) == "stopped":
+            raise WrongStatus("container not running")
+        cgroup.update(record["cgroup"], resources)
+    return 0
+
+
+def _from_file(path: str) -> dict[str, Any]:
+    """Return the limits of a JSON file; `-` is standard input. Other options do not count."""
+    try:
+        if path == "-":
+            content = sys.stdin.buffer.read()
+        else:
+            with open(path, "rb") as file:
+                content = file.read()
+    except OSError as error:
+        raise UsageError(f"{path}: {str(error.strerror).lower()}") from None
+    return dict(decode_resources(content, "standard input" if path == "-" else path))
+
+
+def _asked(call: Call) -> dict[str, Any]:
+    """Return the limits of the options."""
+    resources: dict[str, Any] = {}
+    for option, (section, field) in FIELDS.items():
+        value = call.options[option]
+        if value in ("", 0, None):
+            continue
+        if option in SIZES:
+            value = _bytes(option, str(value))
+        elif option not in TEXTS:
+            value = _number(option, str(value))
+        resources.setdefault(section, {})[field] = value
+    return resources
+
+
+def _number(option: str, text: str) -> int:
+    """Return a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"invalid value for {option}: {text}", "Write a whole number.") from None
+
+
+def _bytes(option: str, text: str) -> int:
+    """Return a size such as 64M, in bytes; -1 stands for no limit."""
+    if text == "-1":
+        return -1
+    lower = text.lower().strip().removesuffix("ib").removesuffix("b")
+    digits, unit = (lower[:-1], lower[-1:]) if lower[-1:].isalpha() else (lower, "")
+    try:
+        return int(float(digits) * UNITS[unit])
+    except (ValueError, KeyError):
+        raise UsageError(
+            f"invalid value for {option}: {text}", "Write bytes, or a size such as 64M."
+        ) from None

@@ -1,0 +1,52 @@
+"""What this runtime can do, as the runtime-spec's features.md has it.
+
+Lives here: the document, made of the tables that do the work. Must not live here: wishes.
+May be imported by `cli`.
+"""
+
+from __future__ import annotations
+
+from migrate.runtime.spec import mountoptions
+from migrate.runtime.spec.schema import HOOK_KINDS
+from migrate.runtime.spec.validation import CAPABILITIES, NAMESPACE_FILES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+OCI_VERSION_MIN = "1.0.0"
+OCI_VERSION_MAX = "1.2.0"
+
+
+def features() -> dict[str, Any]:
+    """Return the document. What is absent or false is refused by name, never ignored."""
+    return {
+        "ociVersionMin": OCI_VERSION_MIN,
+        "ociVersionMax": OCI_VERSION_MAX,
+        "hooks": list(HOOK_KINDS),
+        "mountOptions": _mount_options(),
+        "linux": {
+            "namespaces": sorted(NAMESPACE_FILES),
+            "capabilities": list(CAPABILITIES),
+            "cgroup": {
+                "v1": True,
+                "v2": True,
+                "systemd": False,
+                "systemdUser": False,
+                "rdma": True,
+            },
+            "seccomp": {"enabled": False},
+            "apparmor": {"enabled": False},
+            "selinux": {"enabled": False},
+            "intelRdt": {"enabled": False},
+            "mountExtensions": {"idmap": {"enabled": False}},
+        },
+    }
+
+
+def _mount_options() -> list[str]:
+    """Return the words of `mounts[].options` that are carried out here."""
+    words = [*mountoptions.ATTRIBUTES, *mountoptions.ATIME, *mountoptions.PROPAGATION]
+    recursive = [f"r{word}" for word in words]
+    plain = {"bind", "rbind", *mountoptions.SUPERBLOCK, *mountoptions.NOTHING}
+    return sorted({*words, *recursive, *plain})
