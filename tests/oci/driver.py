@@ -144,8 +144,9 @@ class Container:
 
 @dataclass(slots=True)
 class Runtime:
-    """The runtime under test with a state root of its own for one test."""
+    """A runtime with a state root of its own for one test."""
 
+    command: str
     workspace: Path
     image: Path
     base_config: Config
@@ -164,7 +165,7 @@ class Runtime:
 
     def argv(self, *arguments: str) -> list[str]:
         """The whole command line for `arguments`."""
-        return [runtime_command(), "--root", str(self.root), *arguments]
+        return [self.command, "--root", str(self.root), *arguments]
 
     def __call__(
         self,
