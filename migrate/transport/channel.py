@@ -19,6 +19,10 @@ from migrate.errors import LinkError, TransportError
 _MOST_BUFFERS = 1024
 
 
+class ChannelEnded(LinkError):
+    """The bytes ended, or can no longer be sent; `explain` may know why."""
+
+
 class ByteChannel(Protocol):
     """A duplex stream of bytes to one peer.
 
@@ -33,14 +37,14 @@ class ByteChannel(Protocol):
         """Send every byte of `buffers` in order; blocks until they are taken.
 
         Raises:
-            LinkError: the peer is gone, or the channel was aborted.
+            ChannelEnded: the peer is gone, or the channel was aborted.
         """
 
     def recv_into(self, view: memoryview) -> int:
         """Receive at least one byte into `view` and return how many; 0 at the end.
 
         Raises:
-            LinkError: the connection broke, or the channel was aborted.
+            ChannelEnded: the connection broke, or the channel was aborted.
         """
 
     def abort(self) -> None:
@@ -114,11 +118,11 @@ class DescriptorChannel:
             except OSError as error:
                 raise self._broken("receiving", error) from error
 
-    def _aborted_error(self) -> LinkError:
-        return LinkError(f"{self.peer}: the channel was aborted")
+    def _aborted_error(self) -> ChannelEnded:
+        return ChannelEnded(f"{self.peer}: the channel was aborted")
 
-    def _broken(self, doing: str, error: OSError) -> LinkError:
-        return LinkError(f"{self.peer}: {doing} failed: {os.strerror(error.errno or 0).lower()}")
+    def _broken(self, doing: str, error: OSError) -> ChannelEnded:
+        return ChannelEnded(f"{self.peer}: {doing} failed: {os.strerror(error.errno or 0).lower()}")
 
     def abort(self) -> None:
         """See `ByteChannel.abort`."""

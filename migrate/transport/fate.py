@@ -46,12 +46,16 @@ class Fate:
             Whether this call was the first.
         """
         with self.lock:
-            if self._error is not None:
-                return False
-            self._error = error
-            for condition in self._conditions:
-                condition.notify_all()
-            return True
+            return self.fail_locked(error)
+
+    def fail_locked(self, error: TransportError) -> bool:
+        """Do as `fail` does; the lock is held."""
+        if self._error is not None:
+            return False
+        self._error = error
+        for condition in self._conditions:
+            condition.notify_all()
+        return True
 
     def check(self) -> None:
         """Raise the link's error, if it has one.

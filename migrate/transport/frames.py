@@ -21,8 +21,8 @@ import enum
 import struct
 from dataclasses import dataclass
 
-from migrate.errors import LinkError, ProtocolError
-from migrate.transport.channel import ByteChannel
+from migrate.errors import ProtocolError
+from migrate.transport.channel import ByteChannel, ChannelEnded
 
 # As in PNG: a byte over 127, both line ends, end-of-file of DOS. A terminal or
 # a text-mode pipe in between damages it in a way that shows.
@@ -196,7 +196,7 @@ class FrameReader:
 
         Raises:
             ProtocolError: something else came, such as the output of a login script.
-            LinkError: nothing came.
+            ChannelEnded: nothing came.
         """
         got = bytearray(len(PREAMBLE))
         view = memoryview(got)
@@ -224,7 +224,7 @@ class FrameReader:
 
         Raises:
             ProtocolError: the header is not acceptable; nothing was allocated for it.
-            LinkError: the channel ended or broke, also between two frames.
+            ChannelEnded: the channel ended or broke, also between two frames.
         """
         head = bytearray(HEADER_BYTES)
         self._fill(memoryview(head))
@@ -256,5 +256,5 @@ class FrameReader:
         self._start += count
         return count
 
-    def _ended(self) -> LinkError:
-        return LinkError(f"{self._channel.peer}: the connection ended without a goodbye")
+    def _ended(self) -> ChannelEnded:
+        return ChannelEnded(f"{self._channel.peer}: the connection ended without a goodbye")

@@ -29,7 +29,7 @@ from migrate import __version__
 from migrate.errors import LinkClosed, LinkError, ProtocolError, TransportError
 from migrate.transport import frames
 from migrate.transport.calls import Messages
-from migrate.transport.channel import ByteChannel
+from migrate.transport.channel import ByteChannel, ChannelEnded
 from migrate.transport.control_pb2 import Control, Hello
 from migrate.transport.fate import Fate
 from migrate.transport.frames import FrameReader, Header, Kind
@@ -304,10 +304,11 @@ class Link(Messages):
             raise ProtocolError(f"{self.peer_name}: did not start with a greeting")
         elif header.kind == Kind.BYE:
             reason = frames.unpack_reason(payload)
+            text = f"closed the link: {reason}" if reason else "closed the link"
+            # At once: the peer may be gone as soon as it has our goodbye.
             with self._fate.lock:
                 self._outbox.say_bye("")
-            text = f"closed the link: {reason}" if reason else "closed the link"
-            self._fate.fail(LinkClosed(f"{self.peer_name}: {text}"))
+                self._fate.fail_locked(LinkClosed(f"{self.peer_name}: {text}"))
             return False
         elif header.kind != Kind.HEARTBEAT:
             with self._fate.lock:
@@ -404,13 +405,19 @@ class Link(Messages):
         self._fail(LinkError(f"{self.peer_name}: silent for {self._silence_seconds:g} s"))
 
     def _fail(self, error: Exception) -> None:
-        """Fail the link; the channel's own reason is better than ours."""
-        if isinstance(error, OSError):
-            error = LinkError(f"{self.peer_name}: {os.strerror(error.errno or 0).lower()}")
-        elif not isinstance(error, TransportError):
+        """Fail the link; what the channel knows of its end is better than that it ended."""
+        if not isinstance(error, TransportError):
             text = f"{type(error).__name__}: {error}"
             error = ProtocolError(f"{self.peer_name}: unexpected failure in the link: {text}")
-        if self._fate.error is None and type(error) is LinkError:
-            error = self._channel.explain() or error
+        elif isinstance(error, ChannelEnded) and self._fate.error is None:
+            error = self._explained(error)
         if self._fate.fail(error):
             self._channel.abort()
+
+    def _explained(self, error: ChannelEnded) -> TransportError:
+        cause = self._channel.explain() or error
+        # Before the greeting it is the login or the agent's start that failed,
+        # afterwards the link.
+        if self._theirs is None and not isinstance(cause, ChannelEnded):
+            return cause
+        return LinkError(cause.message, cause.hint)

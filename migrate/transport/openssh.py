@@ -42,7 +42,7 @@ _SETTINGS = (
 )
 _OWN_FAILURE = 255
 _EXIT_WAIT_SECONDS = 2.0
-_TERMINATE_SECONDS = 2.0
+_END_SECONDS = 0.5
 
 
 class OpensshSession:
@@ -127,7 +127,7 @@ class OpensshChannel:
         """See `ByteChannel.close`: ssh is gone afterwards."""
         self._bytes.close()  # end of file: ssh ends by itself where it can
         try:
-            self._process.wait(_TERMINATE_SECONDS)
+            self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

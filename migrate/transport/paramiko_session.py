@@ -20,12 +20,8 @@ import paramiko
 from paramiko.pkey import UnknownKeyType
 from paramiko.ssh_exception import SSHException
 
-from migrate.errors import (
-    AuthenticationError,
-    HostKeyError,
-    LinkError,
-    TransportError,
-)
+from migrate.errors import AuthenticationError, HostKeyError, TransportError
+from migrate.transport.channel import ChannelEnded
 from migrate.transport.hostkeys import HostKey, KnownHosts
 from migrate.transport.ssh import Options, StderrTail, Target, command_line, explain_exit
 from migrate.transport.sshconfig import HostConfig, resolve
@@ -135,9 +131,7 @@ class ParamikoSession:
         """See `ssh.Session.close`: afterwards no thread of it is left."""
         transports, self._transports = self._transports[::-1], []
         for transport in transports:
-            transport.close()
-        for transport in transports:
-            transport.join()
+            _end(transport)
         for channel in self._channels:
             channel.close()
         for proxy in self._proxies:
@@ -177,10 +171,10 @@ class ParamikoChannel:
             while data:
                 sent = self._channel.send(data)  # type: ignore[arg-type]  # any buffer
                 if not sent:
-                    raise LinkError(f"{self.peer}: the connection is closed")
+                    raise ChannelEnded(f"{self.peer}: the connection is closed")
                 data = data[sent:]
         except (OSError, EOFError, SSHException) as error:
-            raise LinkError(f"{self.peer}: sending failed: {_text(error)}") from error
+            raise ChannelEnded(f"{self.peer}: sending failed: {_text(error)}") from error
 
     def recv_into(self, view: memoryview) -> int:
         """See `ByteChannel.recv_into`.
@@ -192,7 +186,7 @@ class ParamikoChannel:
             try:
                 self._left = memoryview(self._channel.recv(_WINDOW_BYTES))
             except (OSError, EOFError, SSHException) as error:
-                raise LinkError(f"{self.peer}: receiving failed: {_text(error)}") from error
+                raise ChannelEnded(f"{self.peer}: receiving failed: {_text(error)}") from error
         count = min(len(view), len(self._left))
         view[:count] = self._left[:count]
         self._left = self._left[count:]
@@ -296,12 +290,15 @@ def _start(sock: socket.socket | paramiko.Channel, config: HostConfig) -> parami
     security.ciphers = _choose(_CIPHERS, security.ciphers, config.ciphers)
     security.compression = ("none",)
     security.key_types = _order_key_types(security.key_types, known, config)
+    before = time.monotonic()
     try:
         transport.start_client(timeout=config.timeout_seconds)
+        key = transport.get_remote_server_key()
     except (SSHException, OSError, EOFError) as error:
-        transport.close()
-        raise TransportError(f"{config.target.host}: no SSH connection: {_text(error)}") from error
-    key = transport.get_remote_server_key()
+        _end(transport)
+        late = time.monotonic() - before >= config.timeout_seconds
+        why = f"no answer within {config.timeout_seconds:g} s" if late else _text(error)
+        raise TransportError(f"{config.target.host}: no SSH connection: {why}") from error
     try:
         known.check(
             config.key_name,
@@ -310,9 +307,16 @@ def _start(sock: socket.socket | paramiko.Channel, config: HostConfig) -> parami
             add_to=config.known_hosts[0] if config.known_hosts else "~/.ssh/known_hosts",
         )
     except HostKeyError:
-        transport.close()
+        _end(transport)
         raise
     return transport
+
+
+def _end(transport: paramiko.Transport) -> None:
+    """Close a connection, and wait for the thread that paramiko runs for it."""
+    transport.close()
+    if transport.is_alive():
+        transport.join()
 
 
 def _choose(

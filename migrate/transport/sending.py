@@ -280,7 +280,9 @@ class Outbox:
     def queue_control(
         self, kind: Kind, payload: Buffer = b"", *, stream: int = 0, number: int = 0
     ) -> None:
-        """Send a frame before any data that waits."""
+        """Send a frame before any data that waits; none follows the goodbye."""
+        if self._saying_bye and kind != Kind.BYE:
+            return
         self._control.append((Header(kind, len(payload), stream, number).pack(), payload))
         self._control_bytes += len(payload)
         self._something.notify()

@@ -78,6 +78,8 @@ def resolve(target: Target, options: Options) -> HostConfig:
     Raises:
         TransportError: the configuration cannot be read.
     """
+    if options.identity is not None and not os.path.exists(options.identity):
+        raise TransportError(f"identity {options.identity}: does not exist")
     values = _ask_ssh(target, options) if shutil.which("ssh") else _ask_paramiko(target, options)
     return _interpret(target, options, values)
 

@@ -208,7 +208,7 @@ def test_a_stream_arrives_whole_and_in_order(links: Links, size: int, copy: bool
         ),
         max_size=12,
     ),
-    st.integers(1, 100_000),
+    st.integers(700, 100_000),
 )
 def test_whatever_is_written_is_read_whatever_the_sizes(
     links: Links, pieces: list[bytes], step: int

@@ -1,0 +1,433 @@
+"""Sessions and links over a real sshd, by paramiko and by the ssh program."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from migrate.errors import AuthenticationError, HostKeyError, LinkError, PeerError, TransportError
+from migrate.transport.link import Link
+from migrate.transport.ssh import Options, Program, Session, Target, connect
+from tests.support.tcp_proxy import TcpProxy
+from tests.transport.sshd import Sshd, make_key
+
+CHECKOUT = str(Path(__file__).parents[2])
+AGENT = ["env", f"PYTHONPATH={CHECKOUT}", sys.executable, "-m", "tests.transport.agent"]
+PROGRAMS: tuple[Program, ...] = ("paramiko", "openssh")
+
+
+@pytest.fixture(params=PROGRAMS)
+def program(request: pytest.FixtureRequest) -> Program:
+    """Each of the two."""
+    name: Program = request.param
+    return name
+
+
+@contextmanager
+def linked(
+    options: Options, program: Program, *, silence_seconds: float = 20.0, target: str = "server"
+) -> Iterator[Link]:
+    """A greeted link to the tests' agent."""
+    with connect(Target.parse(target), options, transport=program) as session:
+        channel = session.run([*AGENT, str(silence_seconds)])
+        with Link(channel, "source", silence_seconds=silence_seconds) as link:
+            link.handshake()
+            yield link
+
+
+def greeting_error(
+    options: Options, program: Program, argv: list[str] | None = None, target: str = "server"
+) -> TransportError:
+    """What a user would be told; for the ssh program it comes with the greeting."""
+    with pytest.raises(TransportError) as raised:
+        try_to_greet(options, program, argv or AGENT, Target.parse(target))
+    assert "\n" not in str(raised.value)
+    return raised.value
+
+
+def try_to_greet(options: Options, program: Program, argv: list[str], target: Target) -> None:
+    with connect(target, options, transport=program) as session:
+        greet(session, argv)
+
+
+def greet(session: Session, argv: list[str]) -> None:
+    with Link(session.run(argv), "source") as link:
+        link.handshake(timeout_seconds=10)
+
+
+# Working.
+
+
+def test_calls_events_and_streams_go_over_ssh(sshd: Sshd, program: Program) -> None:
+    data = os.urandom(3_000_000) + bytes(5_000_000)
+    events: list[object] = []
+    with linked(sshd.options, program) as link:
+        link.on_event(events.append)
+        assert link.call("add", [1, 2], 10) == 3
+        with pytest.raises(PeerError) as raised:
+            link.call("fail", "no room", 10)
+        assert (raised.value.code, str(raised.value)) == ("refused", "server: no room")
+        with link.open_stream("data") as writer:
+            writer.write(data)
+        digest = link.call("digest", "data", 10)
+        assert digest == {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        assert writer.wire_bytes < len(data) // 2
+    assert events == [{"read": len(data)}]
+
+
+def test_nothing_is_left_of_a_session(sshd: Sshd, program: Program) -> None:
+    def count() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    with linked(sshd.options, program) as link:
+        link.call("add", [1], 10)
+    before = count()
+    with linked(sshd.options, program) as link:
+        link.call("add", [1], 10)
+    assert count() == before
+
+
+def test_words_arrive_at_the_remote_command_unharmed(sshd: Sshd, program: Program) -> None:
+    words = ["a b", "$(touch /tmp/x)", "'\"", ";", "", "*", "~", "é", "-x", "a\nb"]
+    show = "import sys; print(sys.argv[1:], file=sys.stderr); sys.exit(7)"
+    with connect(sshd.target, sshd.options, transport=program) as session:
+        channel = session.run([sys.executable, "-c", show, *words])
+        assert channel.recv_into(memoryview(bytearray(1))) == 0
+        error = channel.explain()
+        channel.close()
+    assert error is not None
+    assert str(error).endswith(f"ended with status 7: {words!r}")
+
+
+def test_a_host_behind_two_others_is_reached_through_them(sshd: Sshd, program: Program) -> None:
+    options = sshd.configure(
+        "Host far", "    ProxyJump hop1,hop2", "Host far hop1 hop2", *_server_lines(sshd)
+    )
+    with linked(options, program, target="far") as link:
+        assert link.call("add", [2, 2], 10) == 4
+
+
+def test_a_proxy_command_is_run_by_the_shell_and_ended(sshd: Sshd, program: Program) -> None:
+    forward = (
+        "import os,socket,sys,threading as t;"
+        "s=socket.create_connection((sys.argv[1],int(sys.argv[2])));"
+        "t.Thread(target=lambda:[os.write(1,d) for d in iter(lambda:s.recv(65536),b'')],"
+        "daemon=True).start();"
+        "[s.sendall(d) for d in iter(lambda:os.read(0,65536),b'')]"
+    )
+    script = sshd.folder / "forward.py"
+    script.write_text(forward)
+    options = sshd.configure(
+        "Host far",
+        f"    ProxyCommand {sys.executable} {script} %h %p 2>/dev/null",
+        *_server_lines(sshd),
+    )
+    with linked(options, program, target="far") as link:
+        assert link.call("add", [2, 3], 10) == 5
+    listing = subprocess.run(["ps", "ax"], check=True, capture_output=True, text=True).stdout
+    assert str(script) not in listing
+
+
+def _server_lines(sshd: Sshd) -> list[str]:
+    lines = sshd.config.read_text().splitlines()[1:]
+    return [*lines, "    HostKeyAlias [127.0.0.1]:" + str(sshd.port)]
+
+
+# Who is there?
+
+
+def test_an_unknown_host_is_refused_with_the_command_that_adds_it(
+    sshd: Sshd, program: Program, tmp_path: Path
+) -> None:
+    known = tmp_path / "known hosts"
+    known.touch()
+    options = Options(config_file=str(sshd.config), known_hosts=str(known))
+    error = greeting_error(options, program)
+    assert isinstance(error, HostKeyError)
+    assert "unknown host key, ED25519" in str(error)
+    assert known.read_text() == "", "nothing is added by itself"
+    if program == "paramiko":
+        command = error.hint.partition("add the key: ")[2]
+        subprocess.run(["sh", "-c", command], check=True)
+        with linked(options, program) as link:
+            assert link.call("add", [1], 10) == 1
+    else:
+        assert "ssh-keyscan" in error.hint
+
+
+def test_a_changed_host_key_is_refused_loudly(sshd: Sshd, program: Program, tmp_path: Path) -> None:
+    known = tmp_path / "known_hosts"
+    other = make_key(tmp_path / "other")
+    known.write_text(f"# moved\n[127.0.0.1]:{sshd.port} {other}\n")
+    error = greeting_error(Options(str(sshd.config), str(known)), program)
+    assert isinstance(error, HostKeyError)
+    assert "HOST KEY HAS CHANGED" in str(error)
+    assert f"{known}:2" in str(error)
+    assert f"ssh-keygen -f {known} -R" in error.hint
+
+
+def test_a_revoked_host_key_is_refused(sshd: Sshd, program: Program, tmp_path: Path) -> None:
+    kind, encoded = sshd.host_key
+    known = tmp_path / "known_hosts"
+    known.write_text(sshd.known_hosts.read_text() + f"@revoked * {kind} {encoded}\n")
+    error = greeting_error(Options(str(sshd.config), str(known)), program)
+    assert isinstance(error, HostKeyError)
+    assert "REVOKED" in str(error)
+
+
+def test_hashed_names_and_an_rsa_key_alone_are_enough(
+    sshd: Sshd, program: Program, tmp_path: Path
+) -> None:
+    known = tmp_path / "known_hosts"
+    rsa = (sshd.folder / "host_rsa.pub").read_text()
+    known.write_text(f"[127.0.0.1]:{sshd.port} {rsa}")
+    subprocess.run(["ssh-keygen", "-q", "-H", "-f", str(known)], check=True, capture_output=True)
+    with linked(Options(str(sshd.config), str(known)), program) as link:
+        assert link.call("add", [1], 10) == 1
+
+
+def test_a_host_key_alias_is_what_the_key_is_known_by(
+    sshd: Sshd, program: Program, tmp_path: Path
+) -> None:
+    known = tmp_path / "known_hosts"
+    known.write_text("the-cluster {} {}\n".format(*sshd.host_key))
+    config = tmp_path / "config"
+    config.write_text(sshd.config.read_text() + "    HostKeyAlias the-cluster\n")
+    with linked(Options(str(config), str(known)), program) as link:
+        assert link.call("add", [1], 10) == 1
+
+
+# Who are we?
+
+
+def test_a_key_of_the_agent_opens_the_door(
+    sshd: Sshd, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = sshd.folder / "agent-config"
+    text = sshd.config.read_text().replace("IdentityAgent none", "IdentitiesOnly no")
+    config.write_text(
+        "\n".join(line for line in text.splitlines() if "IdentityFile" not in line).replace(
+            "    IdentitiesOnly yes\n", ""
+        )
+    )
+    agent_socket = sshd.folder / "agent"
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(agent_socket)], stdout=subprocess.PIPE)
+    try:
+        assert agent.stdout is not None
+        agent.stdout.readline()
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(agent_socket))
+        key = str(sshd.folder / "client")
+        subprocess.run(["ssh-add", "-q", key], check=True, capture_output=True)
+        with linked(Options(str(config)), program) as link:
+            assert link.call("add", [1], 10) == 1
+    finally:
+        agent.terminate()
+        agent.communicate()
+
+
+def test_a_key_that_nobody_let_in_is_a_clear_refusal(
+    sshd: Sshd, program: Program, tmp_path: Path
+) -> None:
+    make_key(tmp_path / "stranger")
+    config = tmp_path / "config"
+    config.write_text(
+        sshd.config.read_text().replace(str(sshd.folder / "client"), str(tmp_path / "stranger"))
+    )
+    error = greeting_error(Options(str(config)), program)
+    assert isinstance(error, AuthenticationError)
+    assert "permission denied" in str(error)
+    assert "authorized_keys" in error.hint
+
+
+def test_a_user_who_is_not_there_is_a_clear_refusal(sshd: Sshd, program: Program) -> None:
+    error = greeting_error(sshd.options, program, target="nobody-at-all@server")
+    assert isinstance(error, AuthenticationError)
+    assert "nobody-at-all@server: permission denied" in str(error)
+
+
+def test_a_key_with_a_passphrase_is_named_with_the_command_that_unlocks_it(
+    sshd: Sshd, tmp_path: Path
+) -> None:
+    make_key(tmp_path / "locked", passphrase="secret")
+    config = tmp_path / "config"
+    config.write_text(
+        sshd.config.read_text().replace(str(sshd.folder / "client"), str(tmp_path / "locked"))
+    )
+    error = greeting_error(Options(str(config)), "paramiko")
+    assert error.hint == f"Unlock the key for the agent first: ssh-add {tmp_path / 'locked'}"
+
+
+def test_an_identity_given_by_hand_is_tried_first(
+    sshd: Sshd, program: Program, tmp_path: Path
+) -> None:
+    make_key(tmp_path / "stranger")
+    config = tmp_path / "config"
+    config.write_text(
+        sshd.config.read_text().replace(str(sshd.folder / "client"), str(tmp_path / "stranger"))
+    )
+    options = Options(str(config), identity=str(sshd.folder / "client"))
+    with linked(options, program) as link:
+        assert link.call("add", [1], 10) == 1
+
+
+# Nobody there.
+
+
+def test_a_closed_port_a_false_name_and_silence_are_each_one_line(
+    sshd: Sshd, program: Program
+) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        closed = sock.getsockname()[1]
+        assert "refused" in str(greeting_error(sshd.configure(port=closed), program))
+        sock.listen(1)  # takes the connection, never says a word
+        silent = Options(sshd.configure(port=closed).config_file, timeout_seconds=1)
+        before = time.monotonic()
+        greeting_error(silent, program)
+        assert time.monotonic() - before < 5
+    error = greeting_error(Options("/dev/null"), program, target="no-such-host.invalid")
+    assert "name cannot be resolved" in str(error)
+
+
+def test_a_missing_remote_command_says_what_to_install_where(sshd: Sshd, program: Program) -> None:
+    error = greeting_error(sshd.options, program, ["migrate-is-not-here", "agent"])
+    assert str(error) == "server: migrate-is-not-here: command not found"
+    assert "Install migrate on server" in error.hint
+
+
+def test_the_last_words_of_a_dying_command_are_in_the_error(sshd: Sshd, program: Program) -> None:
+    script = "seq 100000 >&2; echo 'ImportError: no zstandard' >&2; exit 3"
+    error = greeting_error(sshd.options, program, ["sh", "-c", script])
+    assert str(error) == "server: sh ended with status 3: ImportError: no zstandard"
+
+
+def test_a_command_that_prints_before_it_greets_is_named_as_that(
+    sshd: Sshd, program: Program
+) -> None:
+    error = greeting_error(sshd.options, program, ["echo", "Welcome!"])
+    assert "something printed 'Welcome!'" in str(error)
+
+
+# The network.
+
+
+@contextmanager
+def through_proxy(sshd: Sshd) -> Iterator[tuple[TcpProxy, Options]]:
+    """A proxy in front of sshd, and options that go through it."""
+    with TcpProxy(("127.0.0.1", sshd.port)) as proxy:
+        path = sshd.folder / f"config-{proxy.port}"
+        config = sshd.config.read_text().replace(f"Port {sshd.port}", f"Port {proxy.port}")
+        path.write_text(config + f"    HostKeyAlias [127.0.0.1]:{sshd.port}\n")
+        yield proxy, Options(str(path), timeout_seconds=5)
+
+
+def send(link: Link, data: bytes) -> None:
+    """Send `data` to the agent, which reads along, and see that it is what arrived."""
+    digests: list[dict[str, object]] = []
+    reading = threading.Thread(target=lambda: digests.append(link.call("digest", "data", 30)))
+    reading.start()
+    with link.open_stream("data") as writer:
+        writer.write(data)
+    reading.join()
+    assert digests == [{"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}]
+
+
+def send_for_ever(link: Link) -> None:
+    with link.open_stream("bulk") as writer:
+        while True:
+            writer.write(os.urandom(100_000))
+
+
+def test_a_link_cut_for_a_while_goes_on_as_if_nothing_was(sshd: Sshd, program: Program) -> None:
+    data = os.urandom(20_000_000)
+    with (
+        through_proxy(sshd) as (proxy, options),
+        linked(options, program, silence_seconds=4) as link,
+    ):
+        proxy.limit(20_000_000)
+        threading.Timer(0.3, proxy.stall).start()
+        threading.Timer(1.8, proxy.resume).start()
+        before = time.monotonic()
+        send(link, data)
+        assert time.monotonic() - before > 1.5
+
+
+@pytest.mark.parametrize("fault", ["stall", "cut"])
+def test_a_link_that_is_gone_fails_everybody_in_time(
+    sshd: Sshd, program: Program, fault: str
+) -> None:
+    with (
+        through_proxy(sshd) as (proxy, options),
+        linked(options, program, silence_seconds=1) as link,
+    ):
+        errors: list[Exception] = []
+
+        def wait_in_a_call() -> None:
+            try:
+                link.call("digest", "never opened")
+            except LinkError as error:
+                errors.append(error)
+
+        waiting = threading.Thread(target=wait_in_a_call)
+        waiting.start()
+        threading.Timer(0.2, getattr(proxy, fault)).start()
+        before = time.monotonic()
+        with pytest.raises(TransportError):
+            send_for_ever(link)
+        waiting.join(5)
+        assert time.monotonic() - before < 4
+        assert len(errors) == 1
+        link.close()
+        assert time.monotonic() - before < 5
+        proxy.resume()
+
+
+@pytest.mark.parametrize("at", [10_000, 100_000, 1_000_000, 5_000_000])
+def test_a_flipped_bit_ends_the_link_and_never_reaches_the_stream(
+    sshd: Sshd, program: Program, at: int
+) -> None:
+    with (
+        through_proxy(sshd) as (proxy, options),
+        linked(options, program, silence_seconds=5) as link,
+    ):
+        proxy.flip_after(at)
+        with pytest.raises(TransportError):
+            send_for_ever(link)
+
+
+def test_a_stream_cut_anywhere_is_an_error_for_the_writer(sshd: Sshd, program: Program) -> None:
+    for at in (1, 50_000, 777_777):
+        with through_proxy(sshd) as (proxy, options), linked(options, program) as link:
+            proxy.cut_after(at)
+            with pytest.raises(TransportError):
+                send_for_ever(link)
+
+
+def test_a_slow_link_is_met_with_a_higher_level(sshd: Sshd, program: Program) -> None:
+    words = base64.b64encode(os.urandom(3_000_000))
+    with through_proxy(sshd) as (proxy, options), linked(options, program) as link:
+        proxy.limit(2_000_000)
+        send(link, words)
+        assert link._outbox.meter.conditions.link_rate < 20e6
+        assert link._outbox.meter.level >= 3
+        assert link.traffic.sent_bytes < 0.8 * len(words)
+
+
+def test_keys_are_renewed_under_load_without_harm(
+    sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("migrate.transport.paramiko_session._REKEY_BYTES", 4_000_000)
+    data = os.urandom(20_000_000)
+    with linked(sshd.options, "paramiko") as link:
+        send(link, data)
