@@ -19,6 +19,7 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -49,16 +50,26 @@ class TreeReceiver:
         label: names the tree's streams.
         root: path of the tree, an existing directory: empty, or what an earlier
             migration left.
+        excluded: paths below it that are left alone, as on the source.
         max_bytes: content of one pass beyond which it is refused.
     """
 
-    def __init__(self, link: Link, label: str, root: str, *, max_bytes: int = _MAX_BYTES) -> None:
+    def __init__(
+        self,
+        link: Link,
+        label: str,
+        root: str,
+        *,
+        excluded: Iterable[str] = (),
+        max_bytes: int = _MAX_BYTES,
+    ) -> None:
         self._link = link
         self._label = label
         self._root = root
         self._max_bytes = max_bytes
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         self._root_fd = os.open(root, flags)
+        self._excluded = frozenset(excluded)
         self._roster = Roster()
         self._directories = OpenDirectories(self._root_fd, self._roster.path)
         self._files = FileWriter()
@@ -145,10 +156,14 @@ class TreeReceiver:
         batch = passes.read_batch(stream)
         started = time.monotonic()
         fresh = self._roster.admit(batch)
+        for entry in fresh if self._excluded else ():
+            if self._roster.path(entry) in self._excluded:
+                path = self._roster.path(entry)
+                raise ProtocolError(f"{self._label}: {path} does not belong to the tree")
         self._unfinished = set(batch.ids)
         self._remove(batch)
         if report.number == 1:
-            adopted = adopt(self._root_fd, batch)
+            adopted = adopt(self._root_fd, batch, self._excluded)
             _choose(answer, adopted)
             if adopted:
                 self._files.offered = adopted.blocks
