@@ -176,6 +176,7 @@ _syscall = _LongFunction(dlsym(_handle, "syscall"))
 _capget = _IntFunction(dlsym(_handle, "capget"))
 _capset = _IntFunction(dlsym(_handle, "capset"))
 _fstatfs = _IntFunction(dlsym(_handle, "fstatfs"))
+_getsockopt = _IntFunction(dlsym(_handle, "getsockopt"))
 _mount = _IntFunction(dlsym(_handle, "mount"))
 _prctl = _IntFunction(dlsym(_handle, "prctl"))
 _prlimit = _IntFunction(dlsym(_handle, "prlimit"))
@@ -244,6 +245,18 @@ def getcwd() -> bytes:
     buffer = bytearray(4096)
     size = _call(_syscall, "getcwd", "", _GETCWD, buffer, len(buffer))
     return bytes(buffer[: size - 1])
+
+
+def getsockopt(fd: int, level: int, option: int, asked: bytes) -> bytes:
+    """An option whose buffer also says what is asked for, see getsockopt(2).
+
+    Python's own passes an empty buffer; xtables wants a table's name in it.
+    """
+    buffer = bytearray(asked)
+    length = bytearray(len(asked).to_bytes(4, sys.byteorder))
+    subject = (_Int(fd), _Int(level), _Int(option), buffer, length)
+    _call(_getsockopt, "getsockopt", option, *subject)
+    return bytes(buffer)
 
 
 def openat2(dirfd: int, path: str | bytes, flags: int, *, mode: int = 0, resolve: int = 0) -> int:
@@ -541,6 +554,13 @@ def reset_signal(number: int) -> None:
         KernelError: EINVAL for SIGKILL, SIGSTOP and what is no signal.
     """
     _call(_syscall, "rt_sigaction", number, _RT_SIGACTION, number, bytes(32), None, 8)
+
+
+def is_ignored(number: int) -> bool:
+    """Whether a signal is ignored, see `reset_signal`."""
+    action = bytearray(32)
+    _call(_syscall, "rt_sigaction", number, _RT_SIGACTION, number, None, action, 8)
+    return int.from_bytes(action[:8], sys.byteorder) == 1  # SIG_IGN
 
 
 # --- credentials ---
