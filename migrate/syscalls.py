@@ -556,13 +556,6 @@ def reset_signal(number: int) -> None:
     _call(_syscall, "rt_sigaction", number, _RT_SIGACTION, number, bytes(32), None, 8)
 
 
-def is_ignored(number: int) -> bool:
-    """Whether a signal is ignored, see `reset_signal`."""
-    action = bytearray(32)
-    _call(_syscall, "rt_sigaction", number, _RT_SIGACTION, number, None, action, 8)
-    return int.from_bytes(action[:8], sys.byteorder) == 1  # SIG_IGN
-
-
 # --- credentials ---
 
 _CAPABILITY_VERSION_3 = 0x20080522

@@ -1,0 +1,1 @@
+"""One container on one host, after the OCI runtime-spec; never starts a thread."""

@@ -14,7 +14,7 @@ from migrate.errors import CgroupError, StageError, WrongStatus
 from migrate.runtime import cgroup, handover, plan, state
 from migrate.runtime.cgroup import files
 from migrate.runtime.cgroup.hierarchies import hierarchies
-from migrate.runtime.launch import apply_limits
+from migrate.runtime.launch import answer_limits
 from migrate.runtime.spec.validation import NAMESPACE_FILES, validate_process
 from migrate.runtime.stage import Stage
 
@@ -98,8 +98,12 @@ def exec_process(_store: Store, record: Record, process: Process, options: ExecO
             for fd in fds:
                 os.close(fd)
         _join_cgroup(record, options, pid)
-        stage.converse({"CONSOLE": lambda body, fds: handover.console(body, fds, options)})
-        apply_limits(pid, process)
+        stage.converse(
+            {
+                "CONSOLE": lambda body, fds: handover.console(body, fds, options),
+                "LIMITS": lambda _body, _fds: answer_limits(stage, process),
+            }
+        )
         handover.announce(pid, options)
         stage.release(wait_for_exec=True)
     except BaseException:

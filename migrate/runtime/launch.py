@@ -251,9 +251,9 @@ def _launch(store: Store, record: Record, spec: Spec, options: CreateOptions, st
             "SOURCE": lambda body, _fds: _send_tree(stage, body),
             "HOOKS": run_hooks,
             "CONSOLE": lambda body, fds: handover.console(body, fds, options),
+            "LIMITS": lambda _body, _fds: answer_limits(stage, spec["process"]),
         }
     )
-    apply_limits(pid, spec["process"])
     record["stdio"] = [_link(f"/proc/{pid}/fd/{fd}") for fd in range(3)]
     record["phase"] = "created"
     handover.announce(pid, options)
@@ -261,12 +261,13 @@ def _launch(store: Store, record: Record, spec: Spec, options: CreateOptions, st
     stage.release()
 
 
-def apply_limits(pid: int, process: Process) -> None:
-    """Set the limits only the host's side may raise, last, since they bind init too.
+def answer_limits(stage: Stage, process: Process) -> None:
+    """Set the limits only the host's side may raise, late, since they bind init too.
 
     Raises:
         StageError: a limit is above what this host, or this user, allows.
     """
+    pid = stage.pid
     if "oomScoreAdj" in process:
         path = f"/proc/{pid}/oom_score_adj"
         try:
@@ -290,6 +291,7 @@ def apply_limits(pid: int, process: Process) -> None:
                 f"{os.strerror(error.errno).lower()}",
                 "A hard limit above the caller's needs CAP_SYS_RESOURCE.",
             ) from None
+    stage.channel.send("LIMITED")
 
 
 def _check_terminal(process: Process, options: CreateOptions) -> None:

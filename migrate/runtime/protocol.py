@@ -16,6 +16,8 @@ that carries them. Must not live here: what a message makes anybody do. Imported
               ◀──────────────────────────────────── HOOKS   mounts are made
     HOOKED ──────────────────────────────────────────────▶ pivots
               ◀──────────────────────────────────── CONSOLE, descriptor
+              ◀──────────────────────────────────── LIMITS  is about to change its user
+    LIMITED ─────────────────────────────────────────────▶
               ◀──────────────────────────────────── READY   nothing left that can fail
     RELEASE ─────────────────────────────────────────────▶ waits for `start`; exec: runs
               ◀──────────────────────────────────── ERROR   at any time, and ends
@@ -42,18 +44,20 @@ NEXT: dict[str, frozenset[str]] = {
     "MAPS": frozenset({"MAPPED"}),
     "MAPPED": frozenset({"CHILD", "ERROR"}),
     "CHILD": frozenset({"GO"}),
-    "GO": frozenset({"SOURCE", "HOOKS", "CONSOLE", "READY", "ERROR"}),
+    "GO": frozenset({"SOURCE", "HOOKS", "CONSOLE", "LIMITS", "ERROR"}),
     "SOURCE": frozenset({"TREE"}),
-    "TREE": frozenset({"SOURCE", "HOOKS", "CONSOLE", "READY", "ERROR"}),
+    "TREE": frozenset({"SOURCE", "HOOKS", "CONSOLE", "LIMITS", "ERROR"}),
     "HOOKS": frozenset({"HOOKED"}),
-    "HOOKED": frozenset({"CONSOLE", "READY", "ERROR"}),
-    "CONSOLE": frozenset({"READY", "ERROR"}),
+    "HOOKED": frozenset({"CONSOLE", "LIMITS", "ERROR"}),
+    "CONSOLE": frozenset({"LIMITS", "ERROR"}),
+    "LIMITS": frozenset({"LIMITED"}),
+    "LIMITED": frozenset({"READY", "ERROR"}),
     "READY": frozenset({"RELEASE"}),
     "RELEASE": frozenset({"ERROR"}),
     "ERROR": frozenset(),
 }
 
-FROM_PARENT = frozenset({"PLAN", "MAPPED", "GO", "TREE", "HOOKED", "RELEASE"})
+FROM_PARENT = frozenset({"PLAN", "MAPPED", "GO", "TREE", "HOOKED", "LIMITED", "RELEASE"})
 
 # A plan holds arguments and environment, which the kernel limits to 2 MiB or so.
 LARGEST_MESSAGE_BYTES = 32 << 20

@@ -16,4 +16,5 @@ import would run a file of the container as root of the host.
 | mounts, devices, console, kernelfiles | what is set up in it |
 | credentials, process | what the payload is: user, capabilities, working directory, execve |
 | hooks | programs run at moments of the life cycle |
+| closing, signals | the end of imports, and signals as at birth |
 """

@@ -42,6 +42,9 @@ def run(channel: protocol.Channel, plan: dict[str, Any], fds: list[int]) -> NoRe
         process = plan["process"]
         pairs = payload.environment(process, root)
         os.close(root.fd)
+        # With another user's ids the parent may no longer raise a limit of ours.
+        channel.send("LIMITS")
+        channel.expect("LIMITED")
         payload.become(process)
         program = payload.find_program(process["args"][0], pairs.get("PATH"))
         channel.send("READY")

@@ -6,12 +6,14 @@ when is the callers'. Source: runtime-spec config.md "POSIX-platform Hooks".
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import time
 
 from migrate.errors import HookError, KernelError
-from migrate.syscalls import pidfd_open
+from migrate.runtime.init.signals import reset_signals
+from migrate.syscalls import CLOSE_RANGE_CLOEXEC, close_range, pidfd_open
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
 # Of what a hook says, the end is kept: the reason it failed.
 KEPT_OUTPUT_BYTES = 4096
 SIGKILL = 9
-# After a hook has ended, what it wrote is already in the pipe.
-_ALL_SIGNALS = tuple(n for n in range(1, 32) if n not in {9, 19})
 
 
 def run_all(kind: str, hooks: list[dict[str, Any]], state: bytes) -> None:
@@ -43,26 +43,12 @@ def _run(name: str, hook: dict[str, Any], state: bytes) -> None:
     """Run one hook in a session of its own, so that it can be ended as a whole."""
     input_read, input_write = os.pipe()
     output_read, output_write = os.pipe()
-    actions = [
-        (os.POSIX_SPAWN_DUP2, input_read, 0),
-        (os.POSIX_SPAWN_DUP2, output_write, 1),
-        (os.POSIX_SPAWN_DUP2, output_write, 2),
-    ]
-    environment = dict(entry.split("=", 1) for entry in hook.get("env", ()))
     try:
-        pid = os.posix_spawn(
-            hook["path"],
-            hook.get("args") or [hook["path"]],
-            environment,
-            file_actions=actions,
-            setsid=True,
-            setsigmask=(),
-            setsigdef=_ALL_SIGNALS,
-        )
-    except OSError as error:
+        pid = _spawn(name, hook, input_read, output_write)
+    except BaseException:
         os.close(input_write)
         os.close(output_read)
-        raise HookError(f"{name}: {str(error.strerror).lower()}") from None
+        raise
     finally:
         os.close(input_read)
         os.close(output_write)
@@ -70,11 +56,48 @@ def _run(name: str, hook: dict[str, Any], state: bytes) -> None:
         output, in_time = _attend(pid, hook.get("timeout"), state, (input_write, output_read))
     except BaseException:
         os.killpg(pid, SIGKILL)
+        os.waitpid(pid, 0)
         raise
     if not in_time:
         os.killpg(pid, SIGKILL)
     _, status = os.waitpid(pid, 0)
     _judge(name, hook, status, output, in_time=in_time)
+
+
+def _spawn(name: str, hook: dict[str, Any], feed: int, hear: int) -> int:
+    """Start the program, or say why it cannot be.
+
+    Not posix_spawn: glibc's leaves signals 32 and 33 ignored in what it starts.
+    """
+    report_read, report_write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _become(hook, feed, hear)
+        except OSError as error:
+            os.write(report_write, str(error.strerror).lower().encode())
+        finally:
+            os._exit(127)
+    os.close(report_write)
+    problem = os.read(report_read, 4096).decode()
+    os.close(report_read)
+    if problem:
+        os.waitpid(pid, 0)
+        raise HookError(f"{name}: {problem}")
+    return pid
+
+
+def _become(hook: dict[str, Any], feed: int, hear: int) -> None:
+    """Be the hook, in the child."""
+    os.setsid()
+    # Above the three first, should one of them have been closed in the caller.
+    feed, hear = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in (feed, hear))
+    for target, fd in enumerate((feed, hear, hear)):
+        os.dup2(fd, target)
+    close_range(3, flags=CLOSE_RANGE_CLOEXEC)
+    reset_signals()
+    environment = dict(entry.split("=", 1) for entry in hook.get("env", ()))
+    os.execve(hook["path"], hook.get("args") or [hook["path"]], environment)  # noqa: S606 - no shell is wanted
 
 
 def _judge(name: str, hook: dict[str, Any], status: int, output: bytes, *, in_time: bool) -> None:

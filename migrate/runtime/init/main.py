@@ -6,15 +6,14 @@ goes wrong, and the end of the process whatever happens. Run by `launch` only.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import marshal
 import os
 
 from migrate import syscalls
-from migrate.errors import KernelError
 from migrate.runtime import protocol
 from migrate.runtime.init import create, execute, namespaces
 from migrate.runtime.init.closing import close_imports
+from migrate.runtime.init.signals import reset_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,17 +41,3 @@ def main(fd: int) -> NoReturn:
         os._exit(1)
     # Not sys.exit: nothing of this process's may run again, in parent or child.
     os._exit(0)
-
-
-def reset_signals() -> None:
-    """Undo what Python, and what the caller, ignores or blocks.
-
-    Python ignores SIGPIPE and SIGXFSZ, and nohup SIGHUP; ignored and blocked
-    signals pass through execve, see signal(7).
-    """
-    for number in range(1, _signal.NSIG):
-        try:
-            syscalls.reset_signal(number)
-        except KernelError:  # SIGKILL and SIGSTOP are never other than they are
-            pass
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())

@@ -1,0 +1,1 @@
+"""Tests of `migrate.runtime` against the kernel, by calling its functions."""
