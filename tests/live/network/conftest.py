@@ -73,7 +73,7 @@ def net() -> Iterator[Net]:
             "route add default via 10.99.0.1",
             "route add 192.0.2.0/24 via 10.99.0.2 metric 7 src 10.99.7.10 mtu 1300",
             "route add default via fd99::1",
-            "route add blackhole 198.51.100.0/24" if False else "route add 203.0.113.0/24 dev eth0",
+            "route add 203.0.113.0/24 dev eth0",
             at="ct",
         )
         yield made
