@@ -5,7 +5,7 @@
     content.py     blocks and holes          files.py             writing them
     batch.py, passes.py                      how it all looks on the wire
     beneath.py, attributes.py                one file, by descriptor
-    mapped.py      files whose times do not tell; bundle.py: config.json, marks
+    mapped.py      files whose times do not tell
 
 May import `migrate.transport.link`; imported by `migrate.live`.
 """

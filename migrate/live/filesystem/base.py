@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from migrate.live.filesystem import content
@@ -42,15 +41,10 @@ class Adopted:
     entries: set[int] = field(default_factory=set)
 
 
-def adopt(root_fd: int, batch: Batch, excluded: Iterable[str] = ()) -> Adopted | None:
+def adopt(root_fd: int, batch: Batch) -> Adopted | None:
     """Make an existing tree the beginning of the one that `batch` describes.
 
     Removes what is in the way. Returns None where there is nothing to adopt.
-
-    Args:
-        root_fd: descriptor of the tree's root.
-        batch: the source's first.
-        excluded: paths below the root that are left alone.
 
     Raises:
         OSError: the old tree cannot be read or removed.
@@ -58,7 +52,7 @@ def adopt(root_fd: int, batch: Batch, excluded: Iterable[str] = ()) -> Adopted |
     with os.scandir(root_fd) as entries:
         if next(entries, None) is None:
             return None
-    old = Inventory(root_fd, excluded=excluded)
+    old = Inventory(root_fd)
     old.walk()
     adopted = Adopted(bytearray(len(batch.ids)))
     old_of = {0: 0}

@@ -17,7 +17,6 @@ import os
 import stat
 import time
 from array import array
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from migrate import syscalls
@@ -72,12 +71,10 @@ class Inventory:
 
     Args:
         root_fd: descriptor of the root; stays the caller's.
-        excluded: paths below the root that are left out.
     """
 
-    def __init__(self, root_fd: int, *, excluded: Iterable[str] = ()) -> None:
+    def __init__(self, root_fd: int) -> None:
         self.root_fd = root_fd
-        self._excluded = frozenset(excluded)
         self.names: list[str] = []
         self.parents: array[int] = array("I")
         self.modes: array[int] = array("I")
@@ -223,8 +220,6 @@ class Inventory:
                         if not is_same:
                             self._drop(entry, changes)
                     if entry is None or not is_same:
-                        if self._excluded and f"{path}/{name}".lstrip("/") in self._excluded:
-                            continue
                         entry = self._add(directory, name, status, fd, name)
                         changes.fresh.append(entry)
                     else:

@@ -10,7 +10,7 @@ when a pass runs. `migrate.live.destination` runs it in a thread of its own:
 The batch is input: names are single components, directories are opened beneath
 the root, and nothing is written but through descriptors. Owners, modes and times
 of directories come last, because making what is in them changes them. Until the
-frozen pass ended well the tree is not whole; `bundle.py` marks it so.
+frozen pass ended well the tree is not whole; the mark in its bundle says so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -50,7 +49,6 @@ class TreeReceiver:
         label: names the tree's streams.
         root: path of the tree, an existing directory: empty, or what an earlier
             migration left.
-        excluded: paths below it that are left alone, as on the source.
         max_bytes: content of one pass beyond which it is refused.
     """
 
@@ -60,7 +58,6 @@ class TreeReceiver:
         label: str,
         root: str,
         *,
-        excluded: Iterable[str] = (),
         max_bytes: int = _MAX_BYTES,
     ) -> None:
         self._link = link
@@ -69,7 +66,6 @@ class TreeReceiver:
         self._max_bytes = max_bytes
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         self._root_fd = os.open(root, flags)
-        self._excluded = frozenset(excluded)
         self._roster = Roster()
         self._directories = OpenDirectories(self._root_fd, self._roster.path)
         self._files = FileWriter()
@@ -156,14 +152,10 @@ class TreeReceiver:
         batch = passes.read_batch(stream)
         started = time.monotonic()
         fresh = self._roster.admit(batch)
-        for entry in fresh if self._excluded else ():
-            if self._roster.path(entry) in self._excluded:
-                path = self._roster.path(entry)
-                raise ProtocolError(f"{self._label}: {path} does not belong to the tree")
         self._unfinished = set(batch.ids)
         self._remove(batch)
         if report.number == 1:
-            adopted = adopt(self._root_fd, batch, self._excluded)
+            adopted = adopt(self._root_fd, batch)
             _choose(answer, adopted)
             if adopted:
                 self._files.offered = adopted.blocks

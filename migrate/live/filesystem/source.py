@@ -44,14 +44,13 @@ class TreeSource:
         link: to the destination, whose `TreeReceiver` has the same label.
         label: names the tree's streams, such as `rootfs`.
         root: path of the tree.
-        excluded: paths below it that are left out.
     """
 
-    def __init__(self, link: Link, label: str, root: str, *, excluded: Iterable[str] = ()) -> None:
+    def __init__(self, link: Link, label: str, root: str) -> None:
         self._link = link
         self._label = label
         self._root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._inventory = Inventory(self._root_fd, excluded=excluded)
+        self._inventory = Inventory(self._root_fd)
         self._directories = OpenDirectories(self._root_fd, self._inventory.path)
         self._reader = content.BlockReader()
         self._passes = 0
