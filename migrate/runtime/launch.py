@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from migrate import syscalls
-from migrate.errors import ConfigError, KernelError, StageError, WrongStatus
+from migrate.errors import ConfigError, HookError, KernelError, StageError, WrongStatus
 from migrate.runtime import cgroup, handover, hooks, plan, protocol, state
 from migrate.runtime.spec.decoding import decode
 from migrate.runtime.spec.validation import RLIMITS, rootfs_path, validate
@@ -164,6 +164,8 @@ def create(
             except BaseException:
                 stage.abort()
                 _take_back(store, record)
+                if record["pid"]:
+                    _tell_hooks_it_ended(spec, record)
                 raise
     except BaseException:
         stage.abort()
@@ -182,6 +184,12 @@ def start(store: Store, record: Record) -> None:
         HookError: a poststart hook failed; the container was killed.
     """
     container_id = record["id"]
+    if state.status(record) == "paused":
+        # A frozen process would never answer, nor let go of the lock held here.
+        raise WrongStatus(
+            "cannot start a container in the paused state",
+            f"Run `migrate resume {container_id}` first.",
+        )
     if record["phase"] == "started":
         stopped = state.status(record) == "stopped"
         raise WrongStatus(
@@ -352,6 +360,18 @@ def _take_back(store: Store, record: Record) -> None:
         cgroup.destroy(record["cgroup"])
     finally:
         store.remove(record["id"])
+
+
+def _tell_hooks_it_ended(spec: Spec, record: Record) -> None:
+    """Let poststop hooks undo what those of the create have done.
+
+    runtime.md, "Lifecycle": a failed create goes on with the poststop hooks. What they
+    say of themselves must not take the place of why the create failed.
+    """
+    try:
+        hooks.run("poststop", spec, record, "stopped", 0)
+    except HookError:
+        return
 
 
 def _write_config(directory: str, config: bytes) -> None:

@@ -18,8 +18,7 @@ NOT_RUNC: dict[str, str] = {
     "test_a_value_that_cannot_be_meant_is_refused[$.ociVersion-nonsense]": _VERSION,
     "test_a_device_that_makes_no_sense_is_refused[device1]": "takes a device without a path",
     "test_a_hook_reads_the_state_on_its_standard_input[poststart-running]": _EARLY,
-    "test_a_poststart_hook_that_fails_does_not_stop_the_process_by_itself": _EARLY,
+    "test_a_poststart_hook_that_fails_stops_the_container": _EARLY,
     "test_all_six_kinds_run_in_the_order_of_the_spec": _EARLY,
     "test_the_domainname_is_the_configs": "knows no domainname (it came with 1.1 of the spec)",
-    "test_the_personality_of_32_bits_is_set": "knows no personality (it came with 1.2)",
 }

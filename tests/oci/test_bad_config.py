@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -89,8 +88,15 @@ def test_a_wrong_value_is_refused(runtime: Runtime, path: str, value: object) ->
     bundle.write()
     error = refused(runtime, bundle)
     if not is_runc():
-        assert path in error
-        assert json.dumps(value).strip('[]{}"')[:8] in error or value in (None, [], {}, "")
+        assert path in error or path.rpartition(".")[0] in error
+        assert innermost(value) in error
+
+
+def innermost(value: object) -> str:
+    """The text of the scalar that is wrong in `value`, "" where nothing is to be quoted."""
+    while isinstance(value, (dict, list)) and value:
+        value = next(iter(value.values() if isinstance(value, dict) else value))
+    return "" if value in (None, "", [], {}) else str(value)
 
 
 # What the reference lets pass, and is a mistake all the same.
@@ -116,7 +122,9 @@ def test_a_value_that_cannot_be_meant_is_refused(
     put(bundle.config, path, value)
     bundle.write()
     error = refused(runtime, bundle)
-    assert path.partition("[")[0] in error or is_runc()
+    # Where only the kernel can tell, the value or the member is named all the same.
+    member = path.rpartition(".")[2].partition("[")[0]
+    assert is_runc() or path in error or member in error or str(value).strip("=\n") in error
 
 
 def test_unknown_members_are_ignored_as_the_specification_says(runtime: Runtime) -> None:

@@ -177,13 +177,11 @@ def test_a_start_container_hook_that_fails_stops_the_container(runtime: Runtime)
     container.wait_until("stopped")
 
 
-def test_a_poststart_hook_that_fails_does_not_stop_the_process_by_itself(
-    runtime: Runtime,
-) -> None:
+def test_a_poststart_hook_that_fails_stops_the_container(runtime: Runtime) -> None:
     bundle = runtime.bundle("sleep", "99", change=with_hooks(poststart=[shell_hook("exit 3")]))
     container = runtime.create(bundle)
-    runtime("start", container.id)
-    assert container.status == "running"
+    assert "hook" in runtime.refuses("start", container.id)
+    container.wait_until("stopped")
 
 
 def test_a_poststop_hook_that_fails_does_not_keep_the_container(runtime: Runtime) -> None:

@@ -168,13 +168,6 @@ def test_an_unknown_file_system_is_named(runtime: Runtime) -> None:
     assert "/mnt" in error
 
 
-def test_a_tmpfs_copies_up_what_was_there(runtime: Runtime) -> None:
-    change = with_mount("/etc", "tmpfs", "tmpfs", "tmpcopyup")
-    assert runtime.shell("head -1 /etc/passwd; echo x > /etc/new", change=change).startswith(
-        "root:"
-    )
-
-
 def propagation(mountinfo: str, destination: str) -> str:
     """The optional fields of a mount: shared:N, master:N or nothing."""
     for line in mountinfo.splitlines():

@@ -261,13 +261,6 @@ def test_listen_fds_hands_descriptors_in_and_names_them(runtime: Runtime) -> Non
     assert result.out == "activated\n1 1\n", str(result)
 
 
-def test_the_personality_of_32_bits_is_set(runtime: Runtime) -> None:
-    def change(config: Config) -> None:
-        config["linux"]["personality"] = {"domain": "LINUX32"}
-
-    assert runtime.shell("uname -m", change=change) == "i686\n"
-
-
 def test_an_unknown_capability_is_named(runtime: Runtime) -> None:
     def change(config: Config) -> None:
         config["process"]["capabilities"]["bounding"] = ["CAP_FLY"]

@@ -134,7 +134,7 @@ def test_the_console_socket_receives_the_master(
     seen = terminal.read_until("20 70")
     assert "1+2\r\n" in seen
     assert "/dev/" in seen
-    assert "ptmx" in console.name
+    assert console.name.startswith("/dev/p")
     terminal.type("exit 0\n")
     container.wait_until("stopped")
 

@@ -6,8 +6,10 @@ namespace's identity. Must not live here: what is set up inside of them.
 
 from __future__ import annotations
 
+import _socket
 import fcntl
 import os
+import sys
 
 from migrate import syscalls
 from migrate.errors import KernelError, StageError
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
     from migrate.runtime.protocol import Channel
 
 _EPERM = 1
+# linux/sockios.h and net/if.h
+SIOCGIFFLAGS = 0x8913
+SIOCSIFFLAGS = 0x8914
+IFF_UP = 1
+IFNAMSIZ = 16
+IFREQ_BYTES = 40
 
 
 def enter(channel: Channel, plan: dict[str, Any], fds: list[int]) -> None:
@@ -86,11 +94,26 @@ def _make(plan: dict[str, Any]) -> None:
                 if error.errno == _EPERM
                 else "",
             ) from None
+    if rest & syscalls.CLONE_NEWNET:
+        _raise_loopback()
     if clocks >= 0:
         os.write(clocks, plan["time_offsets"].encode())
         os.close(clocks)
     # From the fork on, the process may be seen in a pid namespace that others live in.
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+
+
+def _raise_loopback() -> None:
+    """Let the container reach itself; nobody outside does this for it, see netdevice(7)."""
+    control = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+    request = b"lo".ljust(IFNAMSIZ, b"\0")
+    flags = int.from_bytes(
+        fcntl.ioctl(control, SIOCGIFFLAGS, request.ljust(IFREQ_BYTES, b"\0"))[IFNAMSIZ:][:2],
+        sys.byteorder,
+    )
+    request += (flags | IFF_UP).to_bytes(2, sys.byteorder)
+    fcntl.ioctl(control, SIOCSIFFLAGS, request.ljust(IFREQ_BYTES, b"\0"))
+    control.close()
 
 
 def _open(path: str, kind: int) -> int:

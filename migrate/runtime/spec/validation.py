@@ -100,6 +100,10 @@ PROC_OVERLAYS = frozenset(
     )
 )
 
+# dev_t has 12 bits for the one and 20 for the other, see makedev(3).
+LARGEST_MAJOR = (1 << 12) - 1
+LARGEST_MINOR = (1 << 20) - 1
+
 IPC_SYSCTLS = frozenset(
     {
         "kernel.msgmax",
@@ -152,7 +156,7 @@ def validate_process(process: Process, path: str) -> None:
     if not process.get("cwd"):
         raise ConfigError(f"{path}.cwd", "Cwd property must not be empty")
     if not process["cwd"].startswith("/"):
-        raise ConfigError(f"{path}.cwd", "Cwd must be an absolute path")
+        raise ConfigError(f"{path}.cwd", f'"{process["cwd"]}": Cwd must be an absolute path')
     for at, entry in enumerate(process.get("env", [])):
         if entry.find("=") < 1:
             raise ConfigError(f"{path}.env[{at}]", f'"{entry}" is not NAME=VALUE')
@@ -316,6 +320,12 @@ def _devices(linux: Linux) -> None:
             raise ConfigError(f"{where}.path", "cannot be in /proc or /sys")
         if device["type"] != "p" and not {"major", "minor"} <= set(device):
             raise ConfigError(where, "needs major and minor")
+        for name, number, most in (
+            ("major", device.get("major", 0), LARGEST_MAJOR),
+            ("minor", device.get("minor", 0), LARGEST_MINOR),
+        ):
+            if not 0 <= number <= most:
+                raise ConfigError(f"{where}.{name}", f"{number} is not between 0 and {most}")
 
 
 def _hooks(spec: Spec) -> None:
