@@ -34,7 +34,7 @@ def make_bundle(host: Host, say: Transcript) -> Path:
     """Make the bundle as a person would, on host1, and return it as seen from here."""
     bundle = host.folder(BUNDLE)
     make_rootfs(bundle / "rootfs")
-    say.command(host, f"ls {BUNDLE}/rootfs")
+    say.command(host, f"ls -C {BUNDLE}/rootfs")
     say.command(host, f"cd {BUNDLE} && {RUNTIME} spec", cwd=BUNDLE)
     path = bundle / "config.json"
     config = json.loads(path.read_text())

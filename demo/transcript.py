@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from typing import TYPE_CHECKING, TextIO
+
+from tests.support.processes import CommandError
 
 if TYPE_CHECKING:
     from tests.support.hosts import Host
 
+LONGEST_SECONDS = 50
 BOLD, DIM, GREEN, RED, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[31m", "\x1b[0m"
 
 
@@ -54,14 +59,28 @@ class Transcript:
         self._write(f"{host.name:>8} $ {command}", GREEN)
         host.run_detached(command.split())
 
-    def command(self, host: Host, command: str, *, cwd: str = "/") -> str:
-        """Run a command in a host's shell, showing it and what it writes.
+    def command(self, host: Host, command: str, *, cwd: str = "/") -> None:
+        """Run a command in a host's shell, showing it and what it writes as it writes it.
 
         Raises:
-            CommandError: it failed.
+            CommandError: it failed, or did not end in time and was killed.
         """
         self._write(f"{host.name:>8} $ {command}", GREEN)
-        done = host.run(["sh", "-c", command], cwd=cwd)
-        for line in (done.stdout + done.stderr).splitlines():
-            self._write(f"           {line}")
-        return done.stdout
+        near, far = os.pipe()
+        with open(near, encoding="utf-8", errors="replace") as output:
+            try:
+                process = host.popen(["sh", "-c", command], stdout=far, stderr=far, cwd=cwd)
+            finally:
+                os.close(far)
+            with process:
+                watchdog = threading.Timer(
+                    LONGEST_SECONDS, os.killpg, [process.pid, signal.SIGKILL]
+                )
+                watchdog.start()
+                for line in output:
+                    self._write(f"           {line.rstrip()}")
+                status = process.wait()
+                watchdog.cancel()
+        if status:
+            message = f"`{command}` on {host.name} failed with exit status {status}"
+            raise CommandError(message)
