@@ -5,7 +5,10 @@ Must not live here: what they mean (that is `migrate.live`). `migrate.live` and
 `migrate.cli` may import it; nothing is imported by this file, so that an agent
 never pays for paramiko.
 
-    ssh, openssh   a session on the other host, and a ByteChannel to a command there
+    ssh            a session on the other host, and a ByteChannel to a command there
+      openssh      ... by the ssh program
+      paramiko_session, paramiko_login   ... by paramiko
+      sshconfig, hostkeys   what ~/.ssh says
     channel        the ByteChannel interface, and one over two descriptors
     frames         the fixed header: what is on the wire
     link           the Link: handshake, messages, streams, liveness

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import stat
 from typing import Protocol
 
 from migrate.errors import LinkError, TransportError
@@ -129,6 +130,10 @@ class DescriptorChannel:
         if not self._aborted:
             self._aborted = True
             os.eventfd_write(self._wake_fd, 1)
+            # The peer need not wait until the descriptors are closed.
+            if stat.S_ISSOCK(os.fstat(self._write_fd).st_mode):
+                with socket.socket(fileno=os.dup(self._write_fd)) as sock:
+                    _shut_down(sock)
 
     def close(self) -> None:
         """See `ByteChannel.close`."""
@@ -140,6 +145,13 @@ class DescriptorChannel:
     def explain(self) -> TransportError | None:
         """See `ByteChannel.explain`: descriptors know nothing more."""
         return None
+
+
+def _shut_down(sock: socket.socket) -> None:
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # the peer was faster
 
 
 def socket_channel(sock: socket.socket, peer: str = "peer") -> DescriptorChannel:

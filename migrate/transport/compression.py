@@ -111,8 +111,8 @@ class Meter:
     def __init__(self, workers: int) -> None:
         self._workers = workers
         # Guesses that the first tenth of a second of real work outweighs: a
-        # link of 100 MB/s, zstd at 500 MB/s halving what it gets.
-        self._link = Rate(1e6, 0.01, _HALF_LIFE_SECONDS)
+        # link of 300 MB/s, zstd at 500 MB/s halving what it gets.
+        self._link = Rate(3e6, 0.01, _HALF_LIFE_SECONDS)
         self._compressor = Rate(5e6, 0.01, _HALF_LIFE_SECONDS)
         self._size = Rate(0.5e6, 1e6, _HALF_LIFE_BYTES)
 

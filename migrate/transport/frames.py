@@ -28,8 +28,11 @@ from migrate.transport.channel import ByteChannel, ChannelEnded
 # a text-mode pipe in between damages it in a way that shows.
 PREAMBLE = b"\x89MIG\r\n\x1a\n"
 
-CHUNK_BYTES = 256 * 1024
-"""Raw bytes of one DATA frame, as this side sends them."""
+CHUNK_BYTES = 512 * 1024
+"""Raw bytes of one DATA frame, as this side sends them over a fast link."""
+
+SMALL_CHUNK_BYTES = 64 * 1024
+"""The same over a slow one, so that a message does not wait for long."""
 
 MAX_CHUNK_BYTES = 1024 * 1024
 """Raw bytes of one DATA frame that this side accepts."""

@@ -30,6 +30,7 @@ from migrate.errors import LinkClosed, LinkError, ProtocolError, TransportError
 from migrate.transport import frames
 from migrate.transport.calls import Messages
 from migrate.transport.channel import ByteChannel, ChannelEnded
+from migrate.transport.compression import Conditions
 from migrate.transport.control_pb2 import Control, Hello
 from migrate.transport.fate import Fate
 from migrate.transport.frames import FrameReader, Header, Kind
@@ -43,7 +44,7 @@ NEWEST_VERSION = 1
 FEATURES = ("zstd",)
 
 _WINDOW_BYTES = 16 * 1024 * 1024
-_MOST_STREAMS = 64
+_MOST_STREAMS = 32
 _LARGEST_BUDGET = 1 << 50
 # A peer that speaks heartbeats of its own wish may not ask for a flood of them.
 _SHORTEST_HEARTBEAT_SECONDS = 0.05
@@ -269,17 +270,24 @@ class Link(Messages):
             ProtocolError: the stream declares more than `max_bytes`.
         """
         with self._fate.lock:
-            offered = self._offered.setdefault(name, collections.deque())
-            if not self._fate.wait(self._offer, lambda: bool(offered), timeout_seconds, drain=True):
+            if not self._fate.wait(
+                self._offer, lambda: name in self._offered, timeout_seconds, drain=True
+            ):
                 raise LinkError(f"stream {name}: not opened within {timeout_seconds} s")
-            reader = offered.popleft()
-            if not offered:
-                self._offered.pop(name, None)
+            reader = self._offered[name].popleft()
+            if not self._offered[name]:
+                del self._offered[name]
         if reader.budget_bytes > max_bytes:
             reason = f"declares {reader.budget_bytes} bytes where {max_bytes} are allowed"
             reader.close(reason)
             raise ProtocolError(f"stream {name}: {reason}")
         return reader
+
+    @property
+    def conditions(self) -> Conditions:
+        """How fast link and compressors were measured to be; guesses before any stream."""
+        with self._fate.lock:
+            return self._outbox.meter.conditions
 
     @property
     def traffic(self) -> Traffic:
@@ -330,10 +338,13 @@ class Link(Messages):
             raise ProtocolError(f"{self.peer_name}: greeted twice")
         if hello.role == self._role or len(hello.nonce) != len(self._nonce):
             raise ProtocolError(f"{self.peer_name}: greeted as {hello.role!r}, as this side is")
+        chunk_bytes = min(frames.CHUNK_BYTES, hello.max_chunk_bytes)
+        if not frames.SMALL_CHUNK_BYTES <= chunk_bytes <= hello.window_bytes:
+            raise ProtocolError(f"{self.peer_name}: greeted with a window too small to send into")
         with self._fate.lock:
             self._theirs = hello
             self._peer_window = hello.window_bytes
-            self._outbox.chunk_bytes = min(frames.CHUNK_BYTES, hello.max_chunk_bytes)
+            self._outbox.chunk_bytes = chunk_bytes
             patience = min(self._silence_seconds, hello.silence_ms / 1000)
             self._outbox.heartbeat_seconds = max(
                 _SHORTEST_HEARTBEAT_SECONDS, min(1.0, patience / 4)
@@ -369,7 +380,9 @@ class Link(Messages):
         name, budget_bytes = frames.unpack_open(payload)
         if stream <= self._last_peer_stream or stream % 2 == self._next_stream % 2:
             raise ProtocolError(f"{self.peer_name}: opened stream {stream} out of order")
-        if len(self._readers) >= _MOST_STREAMS:
+        # One that is complete and that nobody accepts holds memory as well.
+        unaccepted = sum(map(len, self._offered.values()))
+        if max(len(self._readers), unaccepted) >= _MOST_STREAMS:
             raise ProtocolError(f"{self.peer_name}: more than {_MOST_STREAMS} streams at once")
         self._last_peer_stream = stream
         reader = StreamReader(self._fate, self._queue, stream, name, budget_bytes, _WINDOW_BYTES)

@@ -1,28 +1,27 @@
-"""A session by paramiko: connecting, checking the host, logging in, one channel.
+"""A session by paramiko: connecting, checking the host, one channel.
 
-Lives here: every use of paramiko. Must not live here: reading configuration or
-known_hosts files. `migrate.transport.ssh` imports it when it is asked for,
+Lives here: every use of paramiko but the login's. Must not live here: reading
+configuration or known_hosts files. `migrate.transport.ssh` imports it when it is asked for,
 because importing paramiko takes a tenth of a second.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Self
 
 import paramiko
-from paramiko.pkey import UnknownKeyType
 from paramiko.ssh_exception import SSHException
 
-from migrate.errors import AuthenticationError, HostKeyError, TransportError
+from migrate.errors import HostKeyError, TransportError
 from migrate.transport.channel import ChannelEnded
 from migrate.transport.hostkeys import HostKey, KnownHosts
+from migrate.transport.paramiko_login import log_in, one_line
 from migrate.transport.ssh import Options, StderrTail, Target, command_line, explain_exit
 from migrate.transport.sshconfig import HostConfig, resolve
 
@@ -47,7 +46,7 @@ _REKEY_BYTES = 1 << 36
 _REKEY_PACKETS = 1 << 30
 
 # Unsent bytes the kernel may hold: a control message waits behind no more.
-_UNSENT_BYTES = 512 * 1024
+_UNSENT_BYTES = 1024 * 1024
 _MOST_JUMPS = 8
 _EXIT_WAIT_SECONDS = 2.0
 
@@ -93,7 +92,7 @@ class ParamikoSession:
             sock.close()
             raise
         self._transports.append(transport)
-        _log_in(transport, config)
+        log_in(transport, config)
 
     def _reach(self, config: HostConfig) -> socket.socket | paramiko.Channel:
         if self._transports:
@@ -122,7 +121,9 @@ class ParamikoSession:
             )
             channel.exec_command(command_line(argv))
         except (SSHException, OSError, EOFError) as error:
-            raise TransportError(f"{self.peer}: cannot start {argv[0]}: {_text(error)}") from error
+            raise TransportError(
+                f"{self.peer}: cannot start {argv[0]}: {one_line(error)}"
+            ) from error
         wrapped = ParamikoChannel(channel, self.peer, argv, self.close)
         self._channels.append(wrapped)
         return wrapped
@@ -160,13 +161,14 @@ class ParamikoChannel:
         self._channel = channel
         self._argv = argv
         self._end_session = end_session
+        self._joined = memoryview(bytearray(0))
         self._left = memoryview(b"")
         self._aborted = False
         self._stderr = StderrTail(lambda: channel.recv_stderr(64 * 1024))
 
     def send(self, *buffers: bytes | bytearray | memoryview) -> None:
         """See `ByteChannel.send`: joined, so that a header costs no packet of its own."""
-        data = memoryview(buffers[0] if len(buffers) == 1 else b"".join(buffers))
+        data = self._join(buffers)
         try:
             while data:
                 sent = self._channel.send(data)  # type: ignore[arg-type]  # any buffer
@@ -174,7 +176,18 @@ class ParamikoChannel:
                     raise ChannelEnded(f"{self.peer}: the connection is closed")
                 data = data[sent:]
         except (OSError, EOFError, SSHException) as error:
-            raise ChannelEnded(f"{self.peer}: sending failed: {_text(error)}") from error
+            raise ChannelEnded(f"{self.peer}: sending failed: {one_line(error)}") from error
+
+    def _join(self, buffers: Sequence[bytes | bytearray | memoryview]) -> memoryview:
+        """Return one buffer, the same one each time: new memory is slower than the copy."""
+        size = sum(len(buffer) for buffer in buffers)
+        if size > len(self._joined):
+            self._joined = memoryview(bytearray(size))
+        end = 0
+        for buffer in buffers:
+            self._joined[end : end + len(buffer)] = buffer
+            end += len(buffer)
+        return self._joined[:size]
 
     def recv_into(self, view: memoryview) -> int:
         """See `ByteChannel.recv_into`.
@@ -186,7 +199,7 @@ class ParamikoChannel:
             try:
                 self._left = memoryview(self._channel.recv(_WINDOW_BYTES))
             except (OSError, EOFError, SSHException) as error:
-                raise ChannelEnded(f"{self.peer}: receiving failed: {_text(error)}") from error
+                raise ChannelEnded(f"{self.peer}: receiving failed: {one_line(error)}") from error
         count = min(len(view), len(self._left))
         view[:count] = self._left[:count]
         self._left = self._left[count:]
@@ -221,12 +234,6 @@ class ParamikoChannel:
         return explain_exit(self.peer, self._argv, None if status == -1 else status, lines)
 
 
-def _text(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno).lower()
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
 # Reaching the host.
 
 
@@ -252,7 +259,7 @@ def _dial(config: HostConfig) -> socket.socket:
     except OSError as error:
         hints = {errno.ECONNREFUSED: "Start sshd there, or give its port as host:port."}
         raise TransportError(
-            f"{where}: {_text(error)}",
+            f"{where}: {one_line(error)}",
             hints.get(error.errno or 0, "Check the network to the host."),
         ) from error
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -274,7 +281,7 @@ def _through(transport: paramiko.Transport, config: HostConfig) -> paramiko.Chan
         )
     except (SSHException, OSError, EOFError) as error:
         raise TransportError(
-            f"{config.target.host}: cannot be reached through the host before it: {_text(error)}"
+            f"{config.target.host}: cannot be reached through the host before it: {one_line(error)}"
         ) from error
 
 
@@ -297,7 +304,7 @@ def _start(sock: socket.socket | paramiko.Channel, config: HostConfig) -> parami
     except (SSHException, OSError, EOFError) as error:
         _end(transport)
         late = time.monotonic() - before >= config.timeout_seconds
-        why = f"no answer within {config.timeout_seconds:g} s" if late else _text(error)
+        why = f"no answer within {config.timeout_seconds:g} s" if late else one_line(error)
         raise TransportError(f"{config.target.host}: no SSH connection: {why}") from error
     try:
         known.check(
@@ -341,114 +348,3 @@ def _order_key_types(
         kinds |= {"rsa-sha2-512", "rsa-sha2-256"}
     ordered = sorted(possible, key=lambda kind: kind not in kinds)
     return _choose(ordered, possible, config.host_key_algorithms)
-
-
-# Logging in.
-
-
-def _log_in(transport: paramiko.Transport, config: HostConfig) -> None:
-    """Try keys until the server is content.
-
-    Raises:
-        AuthenticationError: it takes none of them.
-    """
-    where = f"{config.user}@{config.target.host}"
-    tried: list[str] = []
-    locked: list[str] = []
-    agent = _agent(config)
-    try:
-        for what, key in _candidates(config, agent, locked):
-            tried.append(what)
-            try:
-                more = transport.auth_publickey(config.user, key)
-            except paramiko.BadAuthenticationType as error:
-                allowed = ", ".join(error.allowed_types)
-                raise AuthenticationError(
-                    f"{where}: permission denied: the host accepts only {allowed}",
-                    "Allow public keys there: PubkeyAuthentication in sshd_config.",
-                ) from error
-            except paramiko.AuthenticationException:
-                continue
-            except (SSHException, OSError, EOFError) as error:
-                raise AuthenticationError(
-                    f"{where}: permission denied after {len(tried)} keys: {_text(error)}",
-                    "Name the right key with IdentityFile and IdentitiesOnly in ~/.ssh/config.",
-                ) from error
-            if not more:
-                return
-            raise AuthenticationError(
-                f"{where}: permission denied: beside a key the host wants {', '.join(more)}",
-                "Let a key alone suffice there: AuthenticationMethods in sshd_config.",
-            )
-    finally:
-        if agent is not None:
-            agent.close()
-    hint = "Add a public key to ~/.ssh/authorized_keys of that user."
-    if locked:
-        hint = f"Unlock the key for the agent first: ssh-add {locked[0]}"
-    keys = ", ".join(tried) if tried else "no key to try"
-    raise AuthenticationError(f"{where}: permission denied ({keys})", hint)
-
-
-class _Agent(paramiko.agent.AgentSSH):
-    """paramiko's agent, at the socket that the configuration names."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(10.0)
-        try:
-            self._socket.connect(path)
-            self._connect(self._socket)  # type: ignore[attr-defined]
-        except BaseException:
-            self._socket.close()
-            raise
-
-    def close(self) -> None:
-        """Leave the agent."""
-        self._close()  # type: ignore[attr-defined]
-
-
-def _agent(config: HostConfig) -> _Agent | None:
-    if config.agent_socket is None:
-        return None
-    try:
-        return _Agent(config.agent_socket)
-    except (OSError, SSHException):
-        return None  # as ssh: an agent that is not there has no keys
-
-
-def _candidates(
-    config: HostConfig, agent: _Agent | None, locked: list[str]
-) -> Iterator[tuple[str, paramiko.PKey]]:
-    """Yield keys in ssh's order: the agent's that are configured, its others, files."""
-    files = [path for path in config.identity_files if os.path.exists(path)]
-    public = {blob: path for path in files if (blob := _public_blob(path)) is not None}
-    keys = list(agent.get_keys()) if agent else []
-    configured = [key for key in keys if key.asbytes() in public]
-    others = [] if config.identities_only else [key for key in keys if key not in configured]
-    for agent_key in (*configured, *others):
-        yield f"{agent_key.get_name()} of the agent", agent_key
-    done = {key.asbytes() for key in keys}
-    for path in files:
-        try:
-            key = paramiko.PKey.from_path(path)
-        except (TypeError, paramiko.PasswordRequiredException):
-            # cryptography says TypeError where a passphrase is wanted.
-            locked.append(path)
-            continue
-        except (OSError, ValueError, SSHException, UnknownKeyType):
-            continue  # no private key, or one of a security token
-        if key.asbytes() not in done:
-            yield path, key
-
-
-def _public_blob(path: str) -> bytes | None:
-    import base64
-    import binascii
-
-    try:
-        with open(f"{path}.pub", encoding="utf-8", errors="replace") as file:
-            return base64.b64decode(file.read().split()[1])
-    except (OSError, IndexError, ValueError, binascii.Error):
-        return None

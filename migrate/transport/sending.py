@@ -37,6 +37,9 @@ _QUEUED_BYTES = 4 * 1024 * 1024
 _SAMPLE_EVERY = 32
 
 
+# How long a message may wait for a frame of data that is being sent.
+_MOMENT_SECONDS = 0.02
+
 # Until the peer has said how long it bears silence.
 _FIRST_HEARTBEAT_SECONDS = 0.1
 
@@ -103,7 +106,7 @@ class StreamWriter:
                     f"stream {self.name}: more than the declared {self._budget_bytes} bytes"
                 )
             while len(view):
-                room = self._wait_for_room(min(len(view), self._outbox.chunk_bytes))
+                room = self._wait_for_room(min(len(view), self._outbox.next_chunk_bytes()))
                 piece, view = view[:room], view[room:]
                 self._queue(piece, owned=owned)
 
@@ -136,8 +139,9 @@ class StreamWriter:
         ):
             last.chunk += piece
             return
-        small = len(piece) < self._outbox.chunk_bytes // 2
-        job = _Job(piece if owned else bytearray(piece) if small else bytes(piece))
+        # Bytes that more can be appended to, or that cannot take any more.
+        full = len(piece) >= self._outbox.chunk_bytes
+        job = _Job(piece if owned else bytes(piece) if full else bytearray(piece))
         self._jobs.append(job)
         self._outbox.compress_later(self, job)
 
@@ -241,6 +245,7 @@ class Outbox:
     ) -> None:
         self.fate = fate
         self.chunk_bytes = frames.CHUNK_BYTES
+        """The most that the peer takes in one frame, or that this side sends."""
         self.heartbeat_seconds = _FIRST_HEARTBEAT_SECONDS
         self.wire_bytes = 0
         self.threads: list[threading.Thread] = []
@@ -259,6 +264,11 @@ class Outbox:
         self._something = fate.condition()
         self._control_room = fate.condition()
         self._work = fate.condition()
+
+    def next_chunk_bytes(self) -> int:
+        """Return how much to send in one frame: what the link takes in a moment."""
+        moment = int(self.meter.conditions.link_rate * _MOMENT_SECONDS)
+        return min(self.chunk_bytes, max(frames.SMALL_CHUNK_BYTES, moment))
 
     def start(self) -> None:
         """Start feeding the channel."""
