@@ -19,7 +19,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from migrate.checkpoint.facts import Connection, Facts, Stdio
 from migrate.errors import ProtocolError
@@ -27,7 +27,10 @@ from migrate.events import Finding
 from migrate.live.comparison import CHECKS, Needs, finding, numbers
 from migrate.live.host_facts import CAP_SYS_RESOURCE, HostFacts, gather, hard_limits
 from migrate.live.network.plan import Plan
-from migrate.runtime.state import Record, Store
+from migrate.runtime.state import Store
+
+if TYPE_CHECKING:
+    from migrate.runtime.state import Record
 
 OLDEST_CRIU = (4, 2, 0)
 
