@@ -1,0 +1,1 @@
+"""What knows CRIU: dump, restore, images, pages, and what a container is to CRIU."""

@@ -1,0 +1,208 @@
+"""Dumping one container.
+
+Lives here: the order of a dump: warm CRIU, freeze, dump, fence, sign off, let go. Must
+not live here: options (`options`), what is frozen how (`fence`), two hosts (`live`).
+May be imported by `checkpoint`, `live` and `cli`.
+
+    Dump(...)           CRIU is started and asked for its version
+    run(handlers)
+      pre-dump          CRIU's own start-up is over: the container is frozen
+      network-lock      every task is held by ptrace
+      post-dump         frozen again (fence); images signed off; held as long as the
+                        handler takes; True lets the tasks end, False gives up
+    afterwards          tasks gone; or frozen, until the caller thaws the fence
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from migrate.checkpoint import failure, options, version
+from migrate.checkpoint.facts import Facts
+from migrate.checkpoint.fence import Fence
+from migrate.checkpoint.images import ImageDirectory, Manifest
+from migrate.checkpoint.options import Request
+from migrate.checkpoint.pages import PageSource, StreamSummary
+from migrate.checkpoint.session import Handler, Notification, RequestFailed, Session
+from migrate.errors import CriuError
+
+LOG_NAME = "dump.log"
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class DumpTimes:
+    """What CRIU itself measured, in microseconds."""
+
+    freezing_us: int
+    frozen_us: int
+
+
+class Dump:
+    """A dump that is prepared, run once, and closed.
+
+    Args:
+        criu: absolute path.
+        cgroup: the container's control groups, as in its record.
+        images: where the images go; has none yet.
+        pages: where the memory goes, None to have it in the images.
+        work_directory: where CRIU's log goes; the images' directory if None.
+        migration: id that the manifest names.
+
+    Attributes:
+        fence: what keeps the container from running; the caller's to thaw when
+            `run` raised, and after a dump that left it running.
+        manifest: of the finished images, from the `post-dump` handler on.
+        freeze_began: when the tasks were asked to stop, on the monotonic clock.
+    """
+
+    def __init__(
+        self,
+        criu: str,
+        facts: Facts,
+        request: Request,
+        *,
+        cgroup: Mapping[str, str],
+        images: ImageDirectory,
+        pages: PageSource | None = None,
+        work_directory: str | None = None,
+        migration: str = "",
+    ) -> None:
+        self.fence = Fence(cgroup, request.timeout_seconds)
+        self.manifest: Manifest | None = None
+        self.freeze_began = 0.0
+        self._facts = facts
+        self._request = request
+        self._images = images
+        self._pages = pages
+        self._migration = migration
+        self._work = work_directory or images.path
+        self._work_descriptor = os.open(self._work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._session = Session(
+            criu,
+            pass_fds=(pages.descriptor,) if pages else (),
+            own_group=not request.shell_job,
+        )
+        try:
+            self._criu = version.require(self._session)
+        except BaseException:
+            self.close()
+            raise
+
+    def run(
+        self,
+        handlers: Mapping[str, Handler] | None = None,
+        after: Callable[[], None] | None = None,
+    ) -> Manifest:
+        """Dump the container and return the manifest of its images.
+
+        Args:
+            handlers: by notification; `pre-dump` and `post-dump` are called after
+                what is done here anyway.
+            after: called once the tasks have been ended, while CRIU still tidies up.
+
+        Raises:
+            CriuError: CRIU failed, in plain words. The container is frozen.
+            Exception: what a handler or the page sink raised. The same.
+        """
+        theirs = dict(handlers or {})
+
+        def freeze(notification: Notification) -> bool:
+            self.freeze_began = time.monotonic()
+            self.fence.freeze()
+            return theirs.get("pre-dump", _agree)(notification)
+
+        def hold(notification: Notification) -> bool:
+            self.fence.freeze()
+            memory = self._pages.finish() if self._pages else None
+            self.manifest = self._sign_off(memory)
+            return theirs.get("post-dump", _agree)(notification)
+
+        def end() -> None:
+            self.fence.end()
+            if after is not None:
+                after()
+
+        acknowledged = {} if self._request.leave_running else {"post-dump": end}
+        if self._pages:
+            self._pages.start()
+        try:
+            self._session.request(
+                "DUMP",
+                self._message(),
+                {**theirs, "pre-dump": freeze, "post-dump": hold},
+                acknowledged,
+            )
+        except RequestFailed as error:
+            raise self._explained(error) from error
+        if self.manifest is None:
+            raise CriuError("criu said that the dump is finished before it was")
+        return self.manifest
+
+    @property
+    def criu_pid(self) -> int:
+        """The process id of CRIU."""
+        return self._session.pid
+
+    def times(self) -> DumpTimes:
+        """Return what CRIU measured of a dump that succeeded."""
+        from pycriu import images
+
+        path = f"/proc/self/fd/{self._work_descriptor}/stats-dump"
+        with open(path, "rb") as file:
+            statistics = images.load(file)["entries"][0]["dump"]
+        return DumpTimes(
+            freezing_us=int(statistics["freezing_time"]), frozen_us=int(statistics["frozen_time"])
+        )
+
+    def close(self) -> None:
+        """End CRIU; what it may still hold it lets go of, into the fence."""
+        if self._pages:
+            self._pages.abort()
+        self._session.close()
+        os.close(self._work_descriptor)
+
+    def _message(self) -> Any:
+        """Return the options as CRIU's message."""
+        message = self._session.options()
+        options.apply(options.dump_options(self._facts, self._request), message)
+        message.images_dir_fd = self._images.descriptor
+        message.work_dir_fd = self._work_descriptor
+        message.log_file = LOG_NAME
+        message.freeze_cgroup = self.fence.directory
+        if self._pages:
+            message.ps.fd = self._pages.descriptor
+        return message
+
+    def _sign_off(self, memory: StreamSummary | None) -> Manifest:
+        """Write the manifest of images that are complete."""
+        return self._images.sign_off(
+            self._facts, criu=self._criu, migration=self._migration, memory=memory
+        )
+
+    def _explained(self, error: RequestFailed) -> BaseException:
+        """Return the cause: what broke the page stream, or what the log says."""
+        if self._pages and self._pages.error is not None:
+            return self._pages.error
+        log_path = os.path.join(self._work, LOG_NAME)
+        return failure.explain("checkpoint", self._facts.container_id, log_path, error.message)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _agree(_: Notification) -> bool:
+    """Answer yes."""
+    return True

@@ -1,0 +1,314 @@
+"""Finding out what a container is, before it is frozen or in its freeze.
+
+Lives here: from a record, its config and /proc to `facts.Facts`. Must not live here:
+single files of /proc (`procfs`), what CRIU is told for it (`options`). May be
+imported by `checkpoint`, `live` and `cli`.
+
+What is found may change until the freeze. So nothing here is the only protection: an
+option that costs nothing is always set (`options`), and CRIU refuses what it cannot do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+from migrate.checkpoint import netns, procfs
+from migrate.checkpoint.descriptors import Descriptors, read_descriptors
+from migrate.checkpoint.facts import Connection, Facts, Mount, NetworkNamespace, Obstacle, Process
+from migrate.errors import StateError
+
+_CGROUP_FSTYPES = ("cgroup", "cgroup2")
+# A file system type that CRIU makes anew, because it is the kernel's view of the
+# container itself or its content is in the image (criu/filesystems.c).
+_REMADE_FSTYPES = frozenset(
+    (
+        *("proc", "sysfs", "tmpfs", "devpts", "mqueue", "binfmt_misc", "debugfs", "tracefs"),
+        *("securityfs", "pstore", "fusectl", "configfs", "bpf", "devtmpfs"),
+    )
+)
+_CGROUP_FLAGS = frozenset(
+    (
+        *("rw", "ro", "xattr", "clone_children", "noprefix", "seclabel"),
+        *("cpuset_v2_mode", "favordynmods"),
+    )
+)
+_UNCARRIED_MAPPINGS = ("anon_inode:[io_uring", "/dev/kvm", "/dev/dri/", "/dev/nvidia")
+_CLOSED_STATES = frozenset(("LISTEN", "UNCONN", "TIME-WAIT"))
+
+
+def inspect(record: Mapping[str, Any], spec: Mapping[str, Any]) -> Facts:
+    """Return what the container of a record is.
+
+    Args:
+        record: of `runtime.state`.
+        spec: its decoded config.json.
+
+    Raises:
+        StateError: its first process is gone.
+    """
+    pid = record["pid"]
+    try:
+        return _inspect(pid, record, spec)
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise StateError(
+            f"container {record['id']} ended while it was looked at ({error.filename})",
+            "Look at its exit status with `migrate state`.",
+        ) from None
+
+
+def _inspect(pid: int, record: Mapping[str, Any], spec: Mapping[str, Any]) -> Facts:
+    """Return the facts; what ends meanwhile raises."""
+    processes = tuple(_processes(procfs.tree(pid)))
+    pids = [each.pid for each in processes]
+    names = {each.pid: f"{each.inner_pid} ({each.command})" for each in processes}
+    mounts, mount_obstacles = _mounts(pid, spec)
+    descriptors = read_descriptors(pids, names)
+    namespace, peers = _network(pid, spec)
+    connections = _connections(pid, descriptors, names)
+    own_sockets = descriptors.sockets.keys()
+    host_sockets = tuple(
+        f"{peers[inode][1] or 'unnamed socket'}, process {names[owner]}"
+        for inode, owner in descriptors.sockets.items()
+        if inode in peers and peers[inode][0] and peers[inode][0] not in own_sockets
+    )
+    return Facts(
+        container_id=record["id"],
+        pid=pid,
+        rootfs=record["rootfs"],
+        terminal=bool(record["terminal"]),
+        cgroup_namespace=_is_own(pid, "cgroup"),
+        has_nested_cgroups=_has_nested_cgroups(record["cgroup"]),
+        user_namespace=_is_own(pid, "user"),
+        network=namespace,
+        mounts=mounts,
+        stdio=descriptors.stdio,
+        connections=connections,
+        host_unix_sockets=host_sockets,
+        file_locks=_locks(names),
+        ghost_bytes=descriptors.ghost_bytes,
+        has_remapped_links=descriptors.has_remapped_links,
+        processes=processes,
+        memory_bytes=sum(each.memory_bytes for each in processes),
+        obstacles=(
+            *mount_obstacles,
+            *descriptors.obstacles,
+            *_strangers(record["cgroup"], pids),
+            *_mapped(pids, names),
+        ),
+    )
+
+
+def _processes(pids: Iterable[int]) -> Iterator[Process]:
+    """Yield the numbers of each process; those that end meanwhile are left out."""
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            yield _process(pid, procfs.status(pid))
+
+
+def _process(pid: int, status: Mapping[str, str]) -> Process:
+    """Return one process's numbers out of its status file."""
+    kilobytes = sum(
+        int(status.get(field, "0 kB").split()[0]) for field in ("RssAnon", "RssShmem", "VmSwap")
+    )
+    return Process(
+        pid=pid,
+        inner_pid=int(status["NSpid"].split()[-1]),
+        command=status["Name"],
+        threads=int(status["Threads"]),
+        uid=int(status["Uid"].split()[1]),
+        memory_bytes=kilobytes << 10,
+    )
+
+
+def _mounts(pid: int, spec: Mapping[str, Any]) -> tuple[tuple[Mount, ...], list[Obstacle]]:
+    """Return the mounts CRIU must be given, and those nobody can give."""
+    lines = procfs.mounts(pid)
+    masked = set(spec.get("linux", {}).get("maskedPaths") or ())
+    binds = _binds(spec)
+    host = procfs.mounts("self")
+    own_devices = {line.device for line in lines if _is_made_inside(line, host)}
+    found, obstacles = [], []
+    for line in lines:
+        point = line.point
+        if point == "/" or line.parent_id == line.mount_id:
+            continue
+        if point not in masked and (source := _bind_source(point, binds)) is not None:
+            found.append(Mount(destination=point, kind="bind", source=source))
+        elif line.fstype in _CGROUP_FSTYPES:
+            found.append(Mount(destination=point, kind="cgroup", controller=_controller(line)))
+        elif point in masked and os.path.basename(line.root) == "null":
+            found.append(Mount(destination=point, kind="null"))
+        elif point in masked:
+            found.append(Mount(destination=point, kind="masked"))
+        elif line.device in own_devices:
+            continue
+        elif (source := _host_path(line, host)) is not None:
+            found.append(Mount(destination=point, kind="bind", source=source))
+        else:
+            obstacles.append(
+                Obstacle(
+                    verdict="refuse",
+                    what=f"mount {point} of type {line.fstype} was made inside the container",
+                    hint="Unmount it first, or mount it by config.json as a bind mount.",
+                )
+            )
+    return tuple(found), obstacles
+
+
+def _is_made_inside(line: procfs.MountLine, host: list[procfs.MountLine]) -> bool:
+    """Tell whether CRIU makes this file system anew."""
+    return line.fstype in _REMADE_FSTYPES and all(line.device != each.device for each in host)
+
+
+def _controller(line: procfs.MountLine) -> str:
+    """Return the key of `runtime.cgroup` for a control group mount."""
+    if line.fstype == "cgroup2":
+        return ""
+    kept = (
+        option
+        for option in line.super_options
+        if option not in _CGROUP_FLAGS and not option.startswith("release_agent=")
+    )
+    return ",".join(kept)
+
+
+def _binds(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Return the bind mounts of config.json, destination to source."""
+    found = {}
+    for mount in spec.get("mounts") or ():
+        options = mount.get("options") or ()
+        if mount.get("type") == "bind" or "bind" in options or "rbind" in options:
+            found[os.path.normpath("/" + mount["destination"].lstrip("/"))] = mount["source"]
+    return found
+
+
+def _bind_source(point: str, binds: Mapping[str, str]) -> str | None:
+    """Return the host's path of a bind mount, or of one that came along below it."""
+    at = point
+    while at != "/":
+        if at in binds:
+            return binds[at] + point[len(at) :]
+        at = os.path.dirname(at)
+    return None
+
+
+def _host_path(line: procfs.MountLine, host: list[procfs.MountLine]) -> str | None:
+    """Return where on the host the content of a mount is."""
+    for each in reversed(host):
+        if each.device == line.device and (
+            line.root == each.root or line.root.startswith(each.root.rstrip("/") + "/")
+        ):
+            inside = line.root[len(each.root.rstrip("/")) :]
+            return each.point.rstrip("/") + inside or "/"
+    return None
+
+
+def _network(
+    pid: int, spec: Mapping[str, Any]
+) -> tuple[NetworkNamespace, dict[int, tuple[int, str]]]:
+    """Return the network namespace, and its UNIX sockets' peers."""
+    inode = os.stat(f"/proc/{pid}/ns/net").st_ino
+    entries = spec.get("linux", {}).get("namespaces") or ()
+    joined = next((each.get("path", "") for each in entries if each["type"] == "network"), "")
+    kind: Literal["own", "joined", "host"] = (
+        "joined" if joined else "own" if _is_own(pid, "net") else "host"
+    )
+    descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        links, peers = netns.inside(descriptor, lambda: (netns.interfaces(), netns.unix_peers()))
+    finally:
+        os.close(descriptor)
+    return (
+        NetworkNamespace(
+            inode=inode,
+            kind=kind,
+            path=joined,
+            only_loopback=links.keys() <= {"lo"},
+            loopback_is_up=links.get("lo", False),
+        ),
+        peers,
+    )
+
+
+def _connections(
+    pid: int, descriptors: Descriptors, names: Mapping[int, str]
+) -> tuple[Connection, ...]:
+    """Return the TCP connections that the container's processes hold."""
+    return tuple(
+        Connection(
+            local=each.local,
+            remote=each.remote,
+            state=each.state,
+            is_loopback=each.is_loopback,
+            process=names[descriptors.sockets[each.inode]],
+        )
+        for each in procfs.tcp_sockets(pid)
+        if each.state not in _CLOSED_STATES and each.inode in descriptors.sockets
+    )
+
+
+def _locks(names: Mapping[int, str]) -> tuple[str, ...]:
+    """Return the file locks of the container's processes, in words."""
+    return tuple(
+        f"{kind} lock on inode {where}, process {names[pid]}"
+        for pid, kind, where in procfs.locks()
+        if pid in names
+    )
+
+
+def _strangers(cgroup: Mapping[str, str], pids: Iterable[int]) -> list[Obstacle]:
+    """Return the processes that are in the container but not below its first one."""
+    from migrate.runtime import cgroup as groups
+
+    known = set(pids)
+    found = []
+    for pid in groups.procs(cgroup):
+        if pid not in known:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                name = procfs.status(pid)["Name"]
+                found.append(
+                    Obstacle(
+                        verdict="warn",
+                        what=f"process {pid} ({name}) was started by `exec` and stays behind",
+                        hint="Start it again by `exec` afterwards.",
+                    )
+                )
+    return found
+
+
+def _mapped(pids: Iterable[int], names: Mapping[int, str]) -> list[Obstacle]:
+    """Return what is mapped and cannot be carried."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += [
+                Obstacle(
+                    verdict="refuse",
+                    what=f"process {names[pid]} has {name.removeprefix('anon_inode:')} mapped",
+                    hint="CRIU cannot carry it; turn its use off in the program's configuration.",
+                )
+                for name in sorted(procfs.mapped_names(pid))
+                if name.startswith(_UNCARRIED_MAPPINGS)
+            ]
+    return found
+
+
+def _has_nested_cgroups(cgroup: Mapping[str, str]) -> bool:
+    """Tell whether groups were made below the container's own."""
+    for directory in cgroup.values():
+        try:
+            with os.scandir(directory) as entries:
+                if any(entry.is_dir(follow_symlinks=False) for entry in entries):
+                    return True
+        except FileNotFoundError:
+            continue
+    return False
+
+
+def _is_own(pid: int, kind: str) -> bool:
+    """Tell whether a process's namespace is another than this one's."""
+    theirs = os.stat(f"/proc/{pid}/ns/{kind}")
+    return theirs.st_ino != os.stat(f"/proc/self/ns/{kind}").st_ino
