@@ -23,7 +23,8 @@ from typing import Any
 from bench import table
 from bench.migration import Method, Mix, move_once
 from tests.support.bundle import make_bundle
-from tests.support.hosts import CHECKOUT, Site
+from tests.support.folders import CHECKOUT
+from tests.support.hosts import Site
 from tests.support.processes import CommandError
 
 RESULTS = "bench/results"

@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 from demo.transcript import Transcript
 from tests.support import leaks
 from tests.support.bundle import make_rootfs
-from tests.support.hosts import CHECKOUT, Host, Site, wait_until
+from tests.support.folders import CHECKOUT
+from tests.support.hosts import Host, Site, wait_until
 from tests.support.payload import Status
 from tests.support.processes import CommandError, Process
 

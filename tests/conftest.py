@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import kernel, leaks
-from tests.support.hosts import CHECKOUT, Site
+from tests.support.folders import CHECKOUT
+from tests.support.hosts import Site
 from tests.support.isolation import isolated
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.hosts import CHECKOUT, Site
+from tests.support.folders import CHECKOUT
+from tests.support.hosts import Site
 
 README = (CHECKOUT / "README.md").read_text()
 

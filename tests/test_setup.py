@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.hosts import CHECKOUT
+from tests.support.folders import CHECKOUT
 
 COMMAND = CHECKOUT / ".venv" / "bin" / "migrate"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import payload
-from tests.support.hosts import CHECKOUT
+from tests.support.folders import CHECKOUT
 
 BUSYBOX = Path("/bin/busybox")
 FOLDERS = ("bin", "dev", "etc", "proc", "root", "sys", "tmp", "var")

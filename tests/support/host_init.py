@@ -39,6 +39,7 @@ def mount_own(plan: dict[str, Any]) -> None:
     kernel.mount("proc", "/proc", "proc", quiet | kernel.MS_NOEXEC)
     mount_hierarchies([tuple(row) for row in plan["cgroups"]])
     kernel.mount("tmpfs", "/dev/shm", "tmpfs", quiet)
+    kernel.make_root_read_only(plan["writable"])
     for source, target in plan["binds"]:
         kernel.mount(source, target, None, kernel.MS_BIND)
     # CRIU keeps what it learnt about the kernel only where /run is a tmpfs.

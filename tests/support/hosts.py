@@ -3,7 +3,8 @@
 Lives here: `Site`, which makes hosts, a client and the switch that joins them.
 A host is a set of namespaces (mount, uts, ipc, net, pid, cgroup) with a process
 1 of its own that reaps, its own /run, /srv, /var/lib/migrate, /root/.ssh and
-/dev/shm, its own cgroup mounts, and its own sshd with its own host key. Each
+/dev/shm, its own cgroup mounts, and its own sshd with its own host key; the
+machine's other files are read-only in it, but for /tmp and the checkout. Each
 lets the others in by key and knows their host keys; their names are in each
 one's ~/.ssh/config.
 
@@ -25,7 +26,6 @@ Must not live here: pytest, so that demo and benchmarks can use it too.
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import os
@@ -42,10 +42,9 @@ from typing import Any, Literal, Self
 
 from tests.support import ssh
 from tests.support.cgroups import Nest
+from tests.support.folders import CHECKOUT, PRIVATE_FOLDERS, mountpoint, writable_folders
 from tests.support.processes import CommandError, Process, Spawner, pid_of
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-PRIVATE_FOLDERS = {"ssh": "/root/.ssh", "srv": "/srv", "var": "/var/lib/migrate"}
 SEARCH_PATH = (
     f"{CHECKOUT}/.venv/bin:{CHECKOUT}/.prefix/sbin:/usr/local/sbin:/usr/local/bin"
     ":/usr/sbin:/usr/bin:/sbin:/bin"
@@ -105,6 +104,7 @@ class Host:
         plan = {
             "cgroups": self.nest.mounts(only_v2=self._only_v2),
             "binds": [*private, *binds],
+            "writable": writable_folders(self.scratch),
         }
         tops = [str(top / "cgroup.procs") for top in self.nest.tops.values()]
         join = 'for group in $GROUPS_TO_JOIN; do echo $$ >"$group" || exit 1; done; exec "$@"'
@@ -287,7 +287,7 @@ class Site:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             for path in PRIVATE_FOLDERS.values():
-                stack.enter_context(_mountpoint(path))
+                stack.enter_context(mountpoint(path))
             scratch = self._scratch
             if scratch is None:
                 scratch = Path(tempfile.mkdtemp(prefix="migrate-site-"))
@@ -343,34 +343,6 @@ def _end_init(control: socket.socket, init: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         init.kill()
         init.wait()
-
-
-@contextmanager
-def _mountpoint(path: str) -> Iterator[None]:
-    """Make a folder that hosts mount their own over; the last of all sites removes it.
-
-    Removing a mount point takes away what is mounted there in every namespace, so
-    each site holds a shared lock on the folder while it needs it.
-    """
-    while True:
-        made = not os.path.isdir(path)
-        os.makedirs(path, mode=0o755, exist_ok=True)
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(fd, fcntl.LOCK_SH)
-        if os.path.isdir(path) and os.path.samestat(os.fstat(fd), os.stat(path)):
-            break
-        os.close(fd)  # another site removed it between the two calls
-    try:
-        yield
-    finally:
-        try:
-            if made:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.rmdir(path)
-        except OSError:
-            pass  # in use by another site, or by someone who has put something there
-        finally:
-            os.close(fd)
 
 
 def wait_until(claim: Any, what: str, timeout_seconds: float = 10) -> Any:

@@ -2,8 +2,10 @@
 
 Lives here: moving this process into cgroups, mounts and a network of its own.
 What a test forgets stays in there and is found (`tests.support.leaks`); two runs
-at once, or other users of the machine, do not meet. /run is an empty tmpfs, where
-CRIU keeps what it learnt about the kernel.
+at once, or other users of the machine, do not meet. The machine's files are
+read-only but for the folders tests are meant to write to, so that a fault in what is
+tested, or in a test, cannot harm it. /run is an empty tmpfs, where CRIU keeps what it
+learnt about the kernel.
 """
 
 from __future__ import annotations
@@ -11,10 +13,11 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from tests.support import kernel
 from tests.support.cgroups import Nest, mount_hierarchies
+from tests.support.folders import PRIVATE_FOLDERS, mountpoint, writable_folders
 
 
 @contextmanager
@@ -24,7 +27,13 @@ def isolated() -> Iterator[Nest]:
     The cgroups are left and removed at the end of the block. Must be entered
     before the first thread, by root.
     """
-    nest = Nest("tests")
+    with ExitStack() as stack:
+        for path in PRIVATE_FOLDERS.values():
+            stack.enter_context(mountpoint(path))
+        yield from _inside(Nest("tests"))
+
+
+def _inside(nest: Nest) -> Iterator[Nest]:
     nest.create()
     mounts = nest.mounts()
     held = nest.hold()
@@ -34,12 +43,17 @@ def isolated() -> Iterator[Nest]:
         nest.settle()
         kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
         mount_hierarchies(mounts)
-        kernel.mount("tmpfs", "/run", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=755")
+        for path in ("/run", *PRIVATE_FOLDERS.values()):
+            kernel.mount("tmpfs", path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=755")
+        kernel.make_root_read_only(writable_folders())
         os.mkdir("/run/lock", mode=0o1777)
         # `criu check`, and every test on 127.0.0.1, want it up.
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
         yield nest
     finally:
+        kernel.mount("none", "/", None, kernel.MS_REMOUNT | kernel.MS_BIND)
+        for path in PRIVATE_FOLDERS.values():
+            kernel.umount2(path, kernel.MNT_DETACH)
         nest.leave(os.getpid())
         nest.kill()
         nest.remove()

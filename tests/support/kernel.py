@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterable
 
 MNT_DETACH = 2
 
@@ -16,9 +17,11 @@ CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWNET = 0x40000000
 
+MS_RDONLY = 0x1
 MS_NOSUID = 0x2
 MS_NODEV = 0x4
 MS_NOEXEC = 0x8
+MS_REMOUNT = 0x20
 MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_PRIVATE = 0x40000
@@ -49,3 +52,15 @@ def unshare(flags: int) -> None:
 def umount2(target: str, flags: int) -> None:
     """Detach a file system, see umount(2)."""
     _check(_libc.umount2(target.encode(), flags), f"umount2 {target}")
+
+
+def make_root_read_only(writable: Iterable[str]) -> None:
+    """Let nothing in this mount namespace change the machine's files.
+
+    Args:
+        writable: folders that stay as they are, with everything below them; other
+            mounts, such as /dev and /run, are not touched either.
+    """
+    for folder in writable:
+        mount(folder, folder, None, MS_BIND | MS_REC)
+    mount("none", "/", None, MS_REMOUNT | MS_BIND | MS_RDONLY)

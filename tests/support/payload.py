@@ -11,7 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.hosts import CHECKOUT
+from tests.support.folders import CHECKOUT
 
 SOURCE = Path(__file__).with_name("payload.c")
 

@@ -28,6 +28,7 @@ from functools import partial
 from typing import Self
 
 _PIECE_BYTES = 64 * 1024
+_BUFFER_BYTES = 256 * 1024
 _Address = tuple[str, int]
 
 
@@ -62,6 +63,8 @@ class TcpProxy:
         self.to_client_bytes = 0
         """Bytes forwarded to clients so far."""
         self._listener = socket.create_server(listen)
+        # What the proxy has taken is what the sender believes is sent.
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
         self.port: int = self._listener.getsockname()[1]
         self._spawn(self._accept)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.cgroups import hierarchies
-from tests.support.hosts import CHECKOUT, PRIVATE_FOLDERS, Site, wait_until
+from tests.support.folders import CHECKOUT, PRIVATE_FOLDERS
+from tests.support.hosts import Site, wait_until
 from tests.support.processes import CommandError
 
 
@@ -46,6 +47,15 @@ def test_a_host_sees_no_process_mount_group_or_file_of_another(hosts: Site) -> N
     hosts.host1.run(["mkdir", group])
     assert hosts.host2.run(["test", "-e", group], check=False).returncode == 1
     hosts.host1.run(["rmdir", group])
+
+
+def test_nothing_in_a_host_or_a_test_can_change_the_machine_s_files(hosts: Site) -> None:
+    for path in ("/etc/hostname", "/usr/bin/mark", "/root/mark", "/var/lib/mark"):
+        for host in (hosts.host1, hosts.client):
+            refused = host.run(["touch", path], check=False)
+            assert "Read-only file system" in refused.stderr, (host.name, path)
+        with pytest.raises(OSError, match="Read-only file system"):
+            Path(path).touch()
 
 
 def test_a_process_of_a_host_is_at_the_root_of_the_host_s_groups(hosts: Site) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from tests.support import payload
 from tests.support.bundle import make_bundle
-from tests.support.hosts import CHECKOUT, Site, wait_until
+from tests.support.folders import CHECKOUT
+from tests.support.hosts import Site, wait_until
 
 
 @contextmanager
