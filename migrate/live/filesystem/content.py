@@ -87,10 +87,19 @@ class BlockReader:
                     break
                 data_start, data_end = _next_data(fd, data_end, size)
             whole = not sparse or extents == [(0, end - offset)]
+            if not whole and got == end - offset:
+                self._clear_holes(extents, got)
             if got:
                 yield offset, self._buffer[:got], None if whole or got < end - offset else extents
             if got < end - offset:
                 return
+
+    def _clear_holes(self, extents: Extents, length: int) -> None:
+        """Make zeros of what is not data: it may have been written since it was a hole."""
+        at = 0
+        for start, size in [*extents, (length, 0)]:
+            self._buffer[at:start] = _ZEROS[: start - at]
+            at = start + size
 
 
 def _next_data(fd: int, offset: int, size: int) -> tuple[int, int]:

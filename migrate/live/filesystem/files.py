@@ -70,7 +70,8 @@ class FileWriter:
         received, next_offset = 0, 0
         while True:
             block, offset, length = passes.BLOCK.unpack(stream.read_exactly(passes.BLOCK.size))
-            if offset > most or length > BLOCK_BYTES:
+            end = offset if block == BlockKind.END else offset + length
+            if end > most or length > BLOCK_BYTES:
                 raise ProtocolError("file tree: a file is larger than announced")
             if block == BlockKind.END:
                 self._end(stream, entry, fd, offset, blocks)

@@ -318,7 +318,9 @@ def test_any_name_a_file_can_have_travels(names: list[bytes]) -> None:
     assert travelled(make_batch(ROOT, *rows)).names == ["", *kept]
 
 
-def told(links: tuple[Link, Link], there: Path, *pieces: bytes, files: int = 9) -> MigrateError:
+def told(
+    links: tuple[Link, Link], there: Path, *pieces: bytes, announced: int = 1_000_000
+) -> MigrateError:
     """What a receiver makes of a stream that is put together by hand."""
     failed: list[MigrateError] = []
 
@@ -331,7 +333,7 @@ def told(links: tuple[Link, Link], there: Path, *pieces: bytes, files: int = 9) 
 
     thread = threading.Thread(target=receive)
     thread.start()
-    head = passes.BEGIN.pack(passes.FORMAT, 0, files, 1_000_000)
+    head = passes.BEGIN.pack(passes.FORMAT, 0, 9, announced)
     stream = links[0].open_stream("rootfs/1")
     with contextlib.suppress(LinkError):
         stream.write(head + b"".join(pieces))
@@ -391,11 +393,11 @@ def test_more_than_announced_is_refused_before_it_is_written(
 ) -> None:
     there = tmp_path / "there"
     there.mkdir()
-    zeros = block(BlockKind.FULL, 0, bytes(128 * 1024))
-    end = passes.BLOCK.pack(BlockKind.END, 128 * 1024, 16)
     sent = make_batch(ROOT, (1, 0, REGULAR, "file"))
-    pieces = [file(FileKind.WHOLE, 1), zeros, end, bytes(16)]
-    assert "damaged" in told(links, there, *encode(sent), *pieces).message
+    pieces = [file(FileKind.WHOLE, 1), block(BlockKind.FULL, 0, bytes(2000))]
+    said = told(links, there, *encode(sent), *pieces, announced=1000)
+    assert "larger than announced" in said.message
+    assert (there / "file").stat().st_size == 0
 
 
 def test_a_name_given_twice_is_refused(links: tuple[Link, Link], tmp_path: Path) -> None:
