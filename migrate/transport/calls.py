@@ -24,6 +24,9 @@ from migrate.transport.sending import Outbox
 _INBOX_MESSAGES = 4096
 _INBOX_BYTES = 4 * frames.MAX_CONTROL_BYTES
 
+# A peer that calls more often than it is answered waits in the inbox.
+_CALLS_AT_ONCE = 16
+
 # Events wait apart: they are for people, so the oldest goes when nobody looks.
 _EVENTS = 4096
 
@@ -116,7 +119,7 @@ class Messages:
         """Answer a received call with a JSON-able value."""
         self.send(Control(reply_to=to.id, result=Result(json=_pack(value))))
 
-    def reply_error(self, to: Control, error: Exception) -> None:
+    def reply_error(self, to: Control, error: BaseException) -> None:
         """Answer a received call with an error; the peer's request raises it."""
         known = isinstance(error, MigrateError)
         body = Error(
@@ -164,11 +167,12 @@ class Messages:
 
         Args:
             methods: what to run for each method; gets the call's value, and
-                returns the answer's or raises.
+                returns the answer's or raises, which the caller then gets.
 
         Raises:
             LinkError: the link broke.
         """
+        slots = threading.Semaphore(_CALLS_AT_ONCE)
         while True:
             try:
                 message = self.receive()
@@ -181,33 +185,41 @@ class Messages:
                 what = message.call.method or message.WhichOneof("body")
                 self.reply_error(message, ProtocolError(f"{what}: unknown here"))
                 continue
+            slots.acquire()
             self.message_threads = [t for t in self.message_threads if t.is_alive()]
-            self._spawn(f"link-call-{message.call.method}", self._answer_call, run, message)
+            name = f"link-call-{message.call.method}"
+            self._spawn(name, self._answer_call, run, message, slots)
 
-    def _answer_call(self, run: Callable[[Any], object], message: Control) -> None:
+    def _answer_call(
+        self, run: Callable[[Any], object], message: Control, slots: threading.Semaphore
+    ) -> None:
         try:
+            self.reply(message, run(self.decode(message.call.json)))
+        except BaseException as error:  # noqa: BLE001 - the caller over there gets it
             try:
-                value = run(self.decode(message.call.json))
-            except Exception as error:  # noqa: BLE001 - the caller over there gets it
                 self.reply_error(message, error)
-            else:
-                self.reply(message, value)
-        except LinkError:
-            return  # nobody is there to answer; `serve` says so
+            except LinkError:
+                return  # nobody is there to answer; `serve` says so
+        finally:
+            slots.release()
 
     def on_event(self, handle: Callable[[Any], object]) -> None:
-        """Call `handle` with each event of the peer, in order, in one thread of its own."""
+        """Call `handle` with each event of the peer, in order, in one thread of its own.
+
+        Events are for people: a `handle` that raises is not called again, and
+        nothing else comes of it.
+        """
         self._spawn("link-events", self._handle_events, handle)
 
     def _handle_events(self, handle: Callable[[Any], object]) -> None:
-        while True:
-            try:
+        try:
+            while True:
                 with self._fate.lock:
                     self._fate.wait(self._happened, lambda: bool(self._events), None, drain=True)
                     event = self._events.popleft()
-            except LinkError:
-                return
-            handle(event)
+                handle(event)
+        except Exception:  # noqa: BLE001 - see on_event; the link's end comes here too
+            return
 
     def _spawn(self, name: str, run: Callable[..., None], *args: object) -> None:
         thread = threading.Thread(name=name, target=run, args=args, daemon=True)

@@ -116,8 +116,10 @@ def running_sshd(folder: Path) -> Iterator[Sshd]:
     )
     if probe.returncode == 0:
         command += calm
+    # So that it goes even where the tests are killed.
+    mortal = ["setpriv", "--pdeathsig", "TERM", *command]
     with open(folder / "log", "wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen(mortal, stdout=log, stderr=log)
     try:
         _wait_for(sshd.port, process, folder / "log")
         yield sshd

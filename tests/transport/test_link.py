@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import threading
 import time
 
@@ -76,6 +77,36 @@ def test_calls_go_both_ways_at_once_and_answers_find_their_callers(links: Links)
     destination.close()
     for server in serving:
         server.join()
+
+
+def test_an_answer_that_cannot_be_sent_is_an_error_for_the_caller(links: Links) -> None:
+    source, destination = links
+    methods = {
+        "set": lambda _: {1, 2},
+        "large": lambda _: "x" * frames.MAX_CONTROL_BYTES,
+        "exit": lambda _: sys.exit(3),
+    }
+    serving = Background(destination.serve, methods)
+    for method, complaint in {
+        "set": "TypeError: Object of type set",
+        "large": "where 8388608 are the most",
+        "exit": "SystemExit: 3",
+    }.items():
+        with pytest.raises(PeerError, match=complaint):
+            source.call(method, None, 5)
+    source.close()
+    serving.join()
+
+
+def test_an_event_handler_that_raises_harms_nobody(links: Links) -> None:
+    source, destination = links
+    serving = Background(destination.serve, {"add": sum})
+    source.on_event(lambda _: 1 / 0)
+    for number in range(3):
+        destination.send_event(number)
+    assert source.call("add", [1, 1], 5) == 2
+    source.close()
+    serving.join()
 
 
 def test_events_arrive_in_order_and_answer_nobody(links: Links) -> None:
