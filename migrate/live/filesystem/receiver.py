@@ -249,6 +249,7 @@ class TreeReceiver:
         is_new = entry in self._absent or entry in self._unlinked
         try:
             if is_new:
+                self._unfinished.add(self._roster.parents[entry])
                 flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                 fd = os.open(name, flags, 0o600, dir_fd=directory)
             else:
@@ -284,6 +285,7 @@ class TreeReceiver:
                 dst_dir_fd=beside,
                 follow_symlinks=False,
             )
+            self._unfinished.add(self._roster.parents[entry])
             del self._unlinked[entry]
             self._unfinished.discard(entry)
 

@@ -176,3 +176,22 @@ def test_a_mapped_file_is_compared_by_content(sync: Sync) -> None:
     sync.source._inventory._floor_ns = 2**62
     assert sync.run(mapped=["/mapped", "/absent"]).files == 1
     assert path.read_bytes() == (sync.there / "mapped").read_bytes()
+
+
+def test_a_file_that_could_not_be_read_in_time_comes_later_and_its_directory_keeps_its_time(
+    sync: Sync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (sync.here / "directory").mkdir()
+    (sync.here / "directory/file").write_text("content")
+    os.link(sync.here / "directory/file", sync.here / "directory/other")
+    os.utime(sync.here / "directory", ns=(1, 1))
+
+    def vanished(*_: object) -> int:
+        raise FileNotFoundError(2, "gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("migrate.live.filesystem.source.open_regular", vanished)
+        sync.run()
+    assert not (sync.there / "directory/file").exists()
+    sync.run(frozen=True)
+    assert listing(sync.there) == listing(sync.here)
