@@ -132,13 +132,9 @@ def _terminal(stack: contextlib.ExitStack) -> Sink:
 
 def report_text(report: dict[str, Any]) -> str:
     """Return a report as people read it."""
-    lines = [
-        f"{report['container']} moved from {report['source']} to {report['destination']}"
-        f" by {report['strategy']}",
-        "",
-    ]
-    lines += _time_line(report["time_line"])
-    lines.append("")
+    hosts = f"from {report['source']} to {report['destination']}"
+    lines = [f"{report['container']} moved {hosts} by {report['strategy']}", ""]
+    lines += [*_time_line(report["time_line"]), ""]
     downtime, bound = report["downtime_seconds"], report["downtime_at_most_seconds"]
     if downtime is not None and bound is not None:
         lines.append(f"  downtime   {_milliseconds(downtime)}, at most {_milliseconds(bound)}")

@@ -26,7 +26,7 @@ FREEZE_SECONDS = 10.0
 
 
 class Switch(Protocol):
-    """The host's end of one of the container's links."""
+    """The host's ends of the container's links."""
 
     def down(self) -> None:
         """Let nothing through; does nothing where it is down already."""
@@ -40,25 +40,31 @@ class Fence:
 
     Args:
         paths: its cgroups.
-        switches: its links.
+        switch: its links, or None where it has none.
         was_paused: it was frozen before; then `open` leaves it so.
     """
 
     def __init__(
-        self, paths: Mapping[str, str], switches: Sequence[Switch], *, was_paused: bool
+        self, paths: Mapping[str, str], switch: Switch | None, *, was_paused: bool
     ) -> None:
         self._paths = paths
-        self._switches = switches
+        self._switch = switch
         self._was_paused = was_paused
 
     def freeze(self) -> None:
         """Stop every process; may be called again to make sure."""
         cgroup.freeze(self._paths, FREEZE_SECONDS)
 
+    def freeze_all(self) -> None:
+        """Stop whatever there still is, once CRIU has let go of it."""
+        wait_for_no_tracer(cgroup.procs(self._paths))
+        if cgroup.procs(self._paths):
+            self.freeze()
+
     def cut(self) -> None:
         """Take the links down."""
-        for switch in self._switches:
-            switch.down()
+        if self._switch is not None:
+            self._switch.down()
 
     def open(self) -> None:
         """Undo it all: the container goes on where it stood.
@@ -68,9 +74,9 @@ class Fence:
                 the second thing to mend, not a reason to leave it frozen.
         """
         failed: MigrateError | None = None
-        for switch in self._switches:
+        if self._switch is not None:
             try:
-                switch.up()
+                self._switch.up()
             except MigrateError as error:
                 failed = error
         wait_for_no_tracer(cgroup.procs(self._paths))

@@ -19,7 +19,7 @@ from migrate.checkpoint.version import version
 from migrate.errors import MigrateError, ProtocolError
 from migrate.live.network import links, rtnetlink
 from migrate.live.network.describe import route_socket
-from migrate.runtime import cgroup
+from migrate.runtime.cgroup.hierarchies import hierarchies
 
 CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 12, 21, 24
 
@@ -138,7 +138,7 @@ def gather(*, criu: str | None, state_root: str, bundle: str) -> HostFacts:
         program=__version__,
         kernel=os.uname().release,
         machine=platform.machine(),
-        cgroups=sorted(cgroup.hierarchies()),
+        cgroups=sorted(hierarchies()),
         memory_bytes=_available_memory(),
         pipe_max_bytes=_number("/proc/sys/fs/pipe-max-size"),
         limits=hard_limits(0),

@@ -229,11 +229,7 @@ class Journal:
         """
         journal = None
         try:
-            os.makedirs(os.path.dirname(folder), 0o700, exist_ok=True)
-            try:
-                os.mkdir(folder, 0o700)
-            except FileExistsError:
-                raise Locked(*_taken(side, folder)) from None
+            _make(side, folder)
             journal = cls(side, folder, _lock(folder, 1.0))
             journal._fd = os.open(
                 f"{folder}/{FILE}", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
@@ -310,14 +306,29 @@ class Journal:
                 return record.facts[name]
         return None
 
-    def intend(self, phase: AnyPhase, *, durable: bool = True, **facts: object) -> None:
+    def intend(
+        self,
+        phase: AnyPhase,
+        facts: Mapping[str, object] | None = None,
+        *,
+        durable: bool = True,
+        **more: object,
+    ) -> None:
         """Record what is about to be done; see `enter`."""
-        self._append("intent", phase, facts, durable=durable)
+        self._append("intent", phase, {**(facts or {}), **more}, durable=durable)
 
-    def enter(self, phase: AnyPhase, *, durable: bool = True, **facts: object) -> None:
+    def enter(
+        self,
+        phase: AnyPhase,
+        facts: Mapping[str, object] | None = None,
+        *,
+        durable: bool = True,
+        **more: object,
+    ) -> None:
         """Record what has been done.
 
         Args:
+            facts: what recovery needs to know; `more` are further ones by name.
             durable: fdatasync before returning. Not needed for a record that is
                 only of use while the memory of this boot is (frozen tasks, images
                 in a tmpfs): being killed loses nothing that was written.
@@ -326,7 +337,7 @@ class Journal:
             MigrationError: it could not be written; the journal is as before.
             Undecided: it could not be written, nor taken back.
         """
-        self._append("result", phase, facts, durable=durable)
+        self._append("result", phase, {**(facts or {}), **more}, durable=durable)
 
     def _append(
         self, kind: Kind, phase: AnyPhase, facts: Mapping[str, object], *, durable: bool
@@ -446,6 +457,19 @@ def _lock(folder: str, timeout_seconds: float) -> int:
         os.close(fd)
 
 
+def _make(side: Side, folder: str) -> None:
+    """Make a migration's folder, which must be new."""
+    while True:
+        os.makedirs(os.path.dirname(folder), 0o700, exist_ok=True)
+        try:
+            os.mkdir(folder, 0o700)
+        except FileExistsError:
+            raise Locked(*_taken(side, folder)) from None
+        except FileNotFoundError:  # another migration ended, and took the empty parent along
+            continue
+        return
+
+
 def _clear(folder: str) -> None:
     """Remove a migration's folder, its journal last but one: without it, it is over."""
     try:
@@ -456,6 +480,8 @@ def _clear(folder: str) -> None:
         os.unlink(f"{folder}/{name}")
     os.rmdir(folder)
     sync_directory(os.path.dirname(folder))
+    with contextlib.suppress(OSError):  # others are in it
+        os.rmdir(os.path.dirname(folder))
 
 
 def _write_at(fd: int, content: bytes, offset: int) -> None:

@@ -68,6 +68,27 @@ def wait_for_criu(journal: Journal) -> bool:
     return True
 
 
+def wait_for_criu_in(paths: Mapping[str, str]) -> bool:
+    """Wait until no CRIU is left in a control group; returns whether that is so.
+
+    A restoring CRIU lives where the container shall. When its caller died while the
+    container was held, it kills what it restored; that takes a moment.
+    """
+    deadline = time.monotonic() + CRIU_PATIENCE_SECONDS
+    while any(_is_criu(pid) for pid in cgroup.procs(paths)):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def _is_criu(pid: int) -> bool:
+    try:
+        return os.path.basename(os.readlink(f"/proc/{pid}/exe")).startswith("criu")
+    except OSError:
+        return False
+
+
 def stamp(name: str, pid: int) -> dict[str, int]:
     """Return what a journal keeps of a process."""
     return {name: pid, f"{name}_start_ticks": process_start_ticks(pid)}

@@ -63,8 +63,7 @@ def build(
     *,
     container: str,
     migration: str,
-    source: str,
-    destination: str,
+    hosts: tuple[str, str],
     round_trips: list[float],
     resume_seconds: float,
     transfers: Mapping[str, Bytes],
@@ -74,6 +73,7 @@ def build(
 
     Args:
         resume_seconds: what the destination measured from COMMITTED to running.
+        hosts: names of source and destination.
         transfers: by kind: rootfs, memory, images.
         wire_bytes: everything sent and received, SSH's own overhead excepted.
     """
@@ -84,8 +84,8 @@ def build(
     return {
         "container": container,
         "migration": migration,
-        "source": source,
-        "destination": destination,
+        "source": hosts[0],
+        "destination": hosts[1],
         "strategy": "stop-copy",
         "downtime_seconds": _rounded(downtime),
         "downtime_at_most_seconds": _rounded(bound),

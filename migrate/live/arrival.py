@@ -1,0 +1,220 @@
+"""An arriving container's place on the destination: made, found again, taken away.
+
+Lives here: id, bundle, control groups, network, image folder, and the guard that keeps
+other commands away meanwhile. Must not live here: when (`live.destination`). `live`
+only.
+
+A place is described by its journal before any of it is made, so that another process
+can take it away, or restore from it again, after this one was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from migrate.errors import ConfigError, MigrateError, MigrationError, Refused
+from migrate.live import guard
+from migrate.live.network.build import tear_down
+from migrate.runtime import cgroup
+from migrate.runtime.state import Store, boot_id, now_rfc3339
+
+if TYPE_CHECKING:
+    from migrate.runtime.state import Record
+
+MIGRATIONS = ".migrations"
+CONFIG = "config.json"
+ROOTFS = "rootfs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where everything of an arriving container goes; JSON-able.
+
+    Attributes:
+        root: the state root.
+        bundle_is_new: it was not there before, so it goes if the container does not stay.
+        work: 0700, in memory: `images` and what a second restore needs.
+    """
+
+    container_id: str
+    root: str
+    bundle: str
+    bundle_is_new: bool
+    work: str
+    cgroup: dict[str, str]
+    source: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the journal keeps."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Place:
+        """Return what `to_json` wrote.
+
+        Raises:
+            MigrationError: it is not that.
+        """
+        try:
+            return Place(**data)
+        except TypeError as error:
+            raise MigrationError(f"journal does not say where the container is: {error}") from None
+
+    @property
+    def images(self) -> str:
+        """Path of the image directory."""
+        return f"{self.work}/images"
+
+    @property
+    def rootfs(self) -> str:
+        """Path of the root file system."""
+        return f"{self.bundle}/{ROOTFS}"
+
+
+def choose(
+    store: Store, container_id: str, *, bundle: str, cgroups_path: str | None, source: str
+) -> Place:
+    """Return where a container would go; touches nothing.
+
+    Raises:
+        Refused: the bundle is somebody else's.
+    """
+    bundle = os.path.abspath(bundle)
+    is_new = not os.path.lexists(bundle)
+    if not is_new and not guard.was_left_by(bundle, container_id):
+        raise Refused(
+            f"bundle {bundle} is there already and is not left by a migration of {container_id}",
+            "Give another folder with --bundle, or move that one away.",
+        )
+    return Place(
+        container_id=container_id,
+        root=store.root,
+        bundle=bundle,
+        bundle_is_new=is_new,
+        work=f"{store.root}/{MIGRATIONS}/{container_id}",
+        cgroup=cgroup.resolve(cgroups_path, container_id),
+        source=source,
+    )
+
+
+def reserve(store: Store, place: Place, annotations: Mapping[str, str]) -> None:
+    """Take the id, such that no other command can have it meanwhile.
+
+    Raises:
+        ContainerExists: it is a container's.
+    """
+    with store.lock(place.container_id, command="migrate agent", create=True):
+        store.reserve(place.container_id)
+        guard.put(store, place.container_id, f"from {place.source}")
+        record: Record = {
+            "schema_version": 1,
+            "id": place.container_id,
+            "bundle": place.bundle,
+            "rootfs": place.rootfs,
+            "pid": 0,
+            "pid_start_ticks": 0,
+            "boot_id": boot_id(),
+            "created": now_rfc3339(),
+            "oci_version": "",
+            "annotations": dict(annotations),
+            "owner": "",
+            "cgroup": place.cgroup,
+            "stdio": [],
+            "terminal": False,
+            "phase": "creating",
+        }
+        store.save(record)
+
+
+def make(place: Place, config: bytes, resources: Mapping[str, Any] | None) -> None:
+    """Make the folders and the control groups.
+
+    Raises:
+        MigrateError: says which of them cannot be made.
+    """
+    try:
+        os.makedirs(place.images, 0o700, exist_ok=True)
+        os.chmod(place.work, 0o700)
+        os.makedirs(place.rootfs, 0o755, exist_ok=True)
+        guard.mark_bundle(place.bundle, place.container_id, whole=False)
+        replace_file(f"{place.bundle}/{CONFIG}", config)
+    except OSError as error:
+        raise MigrationError(
+            f"{error.filename or place.bundle}: {(error.strerror or str(error)).lower()}",
+            "Make room, or give another folder with --bundle.",
+        ) from error
+    cgroup.create(place.cgroup, dict(resources or {}))
+
+
+def undo(store: Store, place: Place, network: Mapping[str, Any] | None) -> None:
+    """Take all of it away; what is gone already is no error.
+
+    Args:
+        network: what `live.network.build` recorded, if it came to that.
+
+    Raises:
+        MigrateError: something is left; the rest is gone all the same.
+    """
+    first: Exception | None = None
+    steps: list[Callable[[], None]] = [
+        lambda: cgroup.kill(place.cgroup),
+        lambda: cgroup.destroy(place.cgroup),
+        lambda: tear_down(network) if network else None,
+        lambda: _remove_tree(place.bundle) if place.bundle_is_new else None,
+        lambda: remove_images(place),
+    ]
+    for step in steps:
+        try:
+            step()
+        except (MigrateError, OSError) as error:
+            first = first or error
+    if first is None:
+        guard.take(store, place.container_id)
+        store.remove(place.container_id)
+    elif isinstance(first, OSError):
+        raise MigrationError(
+            f"{first.filename}: {(first.strerror or str(first)).lower()}",
+            "Remove it by hand, then run recover again.",
+        ) from first
+    else:
+        raise first
+
+
+def remove_images(place: Place) -> None:
+    """Remove what a second restore would have needed."""
+    _remove_tree(place.work)
+    with contextlib.suppress(OSError):  # another migration's folder is beside it
+        os.rmdir(os.path.dirname(place.work))
+
+
+def _remove_tree(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
+
+
+def replace_file(path: str, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    temporary = f"{path}.{os.getpid()}"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    with open(fd, "wb") as file:
+        file.write(content)
+    os.rename(temporary, path)
+
+
+def config_for(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration as the destination's bundle has it.
+
+    The root file system lies in the bundle, wherever the source had it.
+
+    Raises:
+        ConfigError: there is no root at all.
+    """
+    root = config.get("root")
+    if not isinstance(root, dict):
+        raise ConfigError("$.root", "is missing")
+    return {**config, "root": {**root, "path": ROOTFS}}

@@ -1,0 +1,384 @@
+"""The destination's side of one migration, as the calls it answers.
+
+Lives here: what each call does, and the journal around it. Must not live here: the
+queue the calls come from (`live.agent`), the making of things (`live.arrival`,
+`live.incoming`). `live` only.
+
+One thread calls this, one call at a time; it alone writes the journal. A call that
+fails leaves the phase as it was: the source then says `discard`, or, if it cannot, the
+agent gives up by itself. Once HELD it does neither without the source's word.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from migrate.errors import CriuError, Locked, Lost, MigrateError, ProtocolError
+from migrate.events import PhaseEntered, as_json, emit
+from migrate.live import arrival, guard, preflight
+from migrate.live.arrival import Place
+from migrate.live.decision import DestinationView, Tasks
+from migrate.live.incoming import Announced, Incoming
+from migrate.live.journal import Journal, folder_of
+from migrate.live.phases import GIVES_UP_ALONE, MESSAGES, Landing
+from migrate.live.reality import look_at_tasks, stamp, wait_for_criu_in
+from migrate.live.wire import Fields
+from migrate.runtime.state import SCHEMA_VERSION, Store, boot_id
+from migrate.transport.link import Link
+
+if TYPE_CHECKING:
+    from migrate.runtime.state import Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the agent's own command line says."""
+
+    store: Store
+    journals: str
+    criu: str | None
+
+
+class Destination:
+    """One migration's destination; without one yet, until `reserve` or `attach`."""
+
+    def __init__(self, settings: Settings, link: Link | None) -> None:
+        self._settings = settings
+        self._link = link
+        self._journal: Journal | None = None
+        self._place: Place | None = None
+        self._incoming: Incoming | None = None
+        self._methods: dict[str, Callable[[Fields], object]] = {
+            "ping": lambda _: None,
+            "preflight": self._preflight,
+            "reserve": self._reserve,
+            "receive": self._receive,
+            "await_images": self._await_images,
+            "restore": self._restore,
+            "commit": self._commit,
+            "discard": self._discard,
+            "forget": self._forget,
+            "status": self._status,
+        }
+
+    # What the agent asks.
+
+    @property
+    def folder(self) -> str | None:
+        """The migration's folder, once there is one."""
+        return self._journal.folder if self._journal is not None else None
+
+    @property
+    def reached(self) -> Landing | None:
+        """The last phase in the journal."""
+        reached = self._journal.reached if self._journal is not None else None
+        return reached if isinstance(reached, Landing) else None
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether only the source may say how it goes on."""
+        return self.reached in (Landing.HELD, Landing.COMMITTED)
+
+    def call(self, method: str, value: object) -> object:
+        """Answer a call.
+
+        Raises:
+            ProtocolError: it is unknown, or out of turn.
+            MigrateError: what it asked for failed.
+        """
+        message, run = MESSAGES.get(method), self._methods.get(method)
+        if message is None or run is None:
+            raise ProtocolError(f"{method}: unknown here", "Use the same version on both hosts.")
+        if self.reached not in message.after:
+            reached = self.reached.value if self.reached else "nothing"
+            raise ProtocolError(f"{method}: out of turn, {reached} was reached")
+        return run(Fields(method, value))
+
+    @property
+    def source(self) -> str:
+        """The name of the host it comes from."""
+        return self._place.source if self._place is not None else "the source"
+
+    def give_up(self) -> None:
+        """Leave nothing of a migration that never was held."""
+        if self._journal is not None and self.reached in GIVES_UP_ALONE:
+            self.discard()
+
+    def attach(self, container_id: str, timeout_seconds: float) -> bool:
+        """Take over a migration whose agent is gone; returns whether there is one.
+
+        Raises:
+            Locked: its agent is not gone.
+        """
+        folder = self._folder_for(container_id)
+        try:
+            journal = Journal.open("destination", folder, timeout_seconds)
+        except FileNotFoundError:
+            return False
+        place = journal.fact("place")
+        self._journal = journal
+        if place is not None:
+            self._place = Place.from_json(place)
+        return True
+
+    def detach(self) -> None:
+        """Let go of a migration, such that another process may have it."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    # The calls.
+
+    def _preflight(self, fields: Fields) -> object:
+        findings = preflight.look_there(
+            fields.object("question"),
+            store=self._settings.store,
+            bundle=fields.text("bundle"),
+            criu=self._settings.criu,
+        )
+        return [as_json(finding) for finding in findings]
+
+    def _reserve(self, fields: Fields) -> object:
+        container_id = fields.text("container")
+        store = self._settings.store
+        self._clear_leftover(container_id)
+        place = arrival.choose(
+            store,
+            container_id,
+            bundle=fields.text("bundle"),
+            cgroups_path=fields.optional_text("cgroups_path"),
+            source=fields.text("source"),
+        )
+        self._journal = Journal.create("destination", self._folder_for(container_id))
+        self._place = place
+        self._journal.intend(
+            Landing.RESERVED,
+            container=container_id,
+            root=store.root,
+            migration=fields.text("migration"),
+            place=place.to_json(),
+        )
+        try:
+            arrival.reserve(store, place, {})
+        except MigrateError:
+            # Nothing of it is ours: the id is somebody else's.
+            self._journal.remove()
+            self._journal = self._place = None
+            raise
+        self._enter(Landing.RESERVED)
+        return {"bundle": place.bundle}
+
+    def _clear_leftover(self, container_id: str) -> None:
+        """Discard what an agent that was killed before it held anything has left."""
+        try:
+            if not self.attach(container_id, 0.0):
+                return
+        except Locked:
+            return  # Journal.create says by whom
+        if self.reached in (*GIVES_UP_ALONE, Landing.DISCARDED):
+            self.discard()
+        else:
+            self.detach()
+
+    def _receive(self, fields: Fields) -> object:
+        journal, place = self._open()
+        announced = Announced.of(fields)
+        incoming = Incoming(self._link, place, announced, self._settings.criu)
+        self._incoming = incoming
+        incoming.make(
+            lambda facts: journal.intend(
+                Landing.RECEIVING,
+                network=facts,
+                network_plan=announced.network.to_json(),
+                record=announced.record,
+                paused=announced.paused,
+            )
+        )
+        self._enter(Landing.RECEIVING)
+        return None
+
+    def _await_images(self, fields: Fields) -> object:
+        del fields
+        self._received().await_images()
+        return None
+
+    def _restore(self, fields: Fields) -> object:
+        journal, incoming = self._open()[0], self._received()
+        journal.intend(Landing.VERIFIED, durable=False)
+        inventory = incoming.verify(fields.text("manifest"))
+        self._enter(Landing.VERIFIED, durable=False)
+        journal.intend(Landing.HELD, durable=False)
+        pid = incoming.restore(inventory)
+        self._enter(Landing.HELD, stamp("pid", pid))
+        return {"pid": pid}
+
+    def _commit(self, fields: Fields) -> object:
+        del fields
+        journal, place = self._open()
+        if self.reached is Landing.HELD:
+            self._enter(Landing.COMMITTED, durable=False)
+        if journal.pending is Landing.ACTIVE:
+            resume_seconds = None
+            ended = look_at_tasks(journal, place.cgroup) is Tasks.GONE
+        else:
+            resume_seconds = self._let_go(journal, place)
+            ended = False
+        self._settle(journal, place)
+        self._enter(Landing.ACTIVE)
+        if self._incoming is not None:
+            self._incoming.close()
+            self._incoming = None
+        arrival.remove_images(place)
+        return {"resume_seconds": resume_seconds, "ended": ended}
+
+    def _let_go(self, journal: Journal, place: Place) -> float:
+        """Have the tasks run, restored again where what was held is gone."""
+        facts: dict[str, int] = {}
+        if self._incoming is None:
+            wait_for_criu_in(place.cgroup)
+            self._incoming = Incoming.again(place, journal, self._settings.criu)
+            facts = stamp("pid", self._incoming.restore(None))
+        journal.intend(Landing.ACTIVE, facts, durable=False)
+        try:
+            return self._incoming.let_go()
+        except CriuError as error:
+            raise Lost(
+                f"criu failed while it let the container go: {error.message}",
+                f"Look at {place.images}; the images are kept.",
+            ) from error
+
+    def _settle(self, journal: Journal, place: Place) -> None:
+        """Make it a container like any other here."""
+        store = self._settings.store
+        pid, start_ticks = journal.fact("pid"), journal.fact("pid_start_ticks")
+        kept = journal.fact("record")
+        record: Record = {
+            "schema_version": SCHEMA_VERSION,
+            "id": place.container_id,
+            "bundle": place.bundle,
+            "rootfs": place.rootfs,
+            "pid": pid,
+            "pid_start_ticks": start_ticks,
+            "boot_id": boot_id(),
+            "created": kept["created"],
+            "oci_version": kept["oci_version"],
+            "annotations": kept["annotations"],
+            "owner": kept["owner"],
+            "cgroup": place.cgroup,
+            "stdio": kept["stdio"],
+            "terminal": kept["terminal"],
+            "phase": "started",
+        }
+        with open(f"{place.bundle}/{arrival.CONFIG}", "rb") as file:
+            arrival.replace_file(f"{store.path(place.container_id)}/{arrival.CONFIG}", file.read())
+        store.save(record)
+        guard.mark_bundle(place.bundle, place.container_id, whole=True)
+        guard.take(store, place.container_id)
+
+    def _discard(self, fields: Fields) -> object:
+        del fields
+        self.discard()
+        return None
+
+    def discard(self) -> None:
+        """Leave nothing of the migration."""
+        journal, place, store = self._journal, self._place, self._settings.store
+        if journal is None:
+            return
+        if journal.reached is not Landing.DISCARDED:
+            journal.intend(Landing.DISCARDED)
+        if self._incoming is not None:
+            self._incoming.stop()
+            self._incoming = None
+        if place is not None:
+            arrival.undo(store, place, journal.fact("network"))
+        if journal.reached is not Landing.DISCARDED:
+            self._enter(Landing.DISCARDED)
+        journal.remove()
+        self._journal = self._place = None
+
+    def _forget(self, fields: Fields) -> object:
+        del fields
+        if self._journal is not None:
+            self._journal.remove()
+            self._journal = self._place = None
+        return None
+
+    def _status(self, fields: Fields) -> object:
+        del fields
+        return view_to_json(self.look()) if self._journal is not None else None
+
+    def look(self) -> DestinationView:
+        """Return this side as it is."""
+        journal, place = self._open()
+        pending = journal.pending
+        if self._incoming is not None and self._incoming.is_held:
+            tasks = Tasks.FROZEN
+        else:
+            wait_for_criu_in(place.cgroup)
+            tasks = look_at_tasks(journal, place.cgroup)
+        return DestinationView(
+            reached=self.reached,
+            pending=pending if isinstance(pending, Landing) else None,
+            tasks=tasks,
+            images_whole=os.path.isfile(f"{place.images}/manifest.json"),
+            same_boot=journal.same_boot,
+        )
+
+    # Small things.
+
+    def _enter(
+        self, phase: Landing, facts: Mapping[str, object] | None = None, *, durable: bool = True
+    ) -> None:
+        journal, _ = self._open()
+        journal.enter(phase, facts, durable=durable)
+        emit(PhaseEntered(side="destination", phase=phase.value))
+
+    def _open(self) -> tuple[Journal, Place]:
+        if self._journal is None or self._place is None:
+            raise ProtocolError("nothing is reserved here")
+        return self._journal, self._place
+
+    def _received(self) -> Incoming:
+        if self._incoming is None:
+            raise ProtocolError("nothing is being received here")
+        return self._incoming
+
+    def _folder_for(self, container_id: str) -> str:
+        return folder_of(
+            self._settings.journals, "destination", self._settings.store.root, container_id
+        )
+
+
+def view_to_json(view: DestinationView) -> dict[str, Any]:
+    """Return a view as it travels."""
+    return {
+        "reached": view.reached.value if view.reached else None,
+        "pending": view.pending.value if view.pending else None,
+        "tasks": view.tasks.value,
+        "images_whole": view.images_whole,
+        "same_boot": view.same_boot,
+    }
+
+
+def view_from_json(data: Mapping[str, Any] | None) -> DestinationView:
+    """Return what `view_to_json` made; None is a host that knows of no migration.
+
+    Raises:
+        ProtocolError: it is not that.
+    """
+    if data is None:
+        return DestinationView(None, None, Tasks.GONE, images_whole=False)
+    try:
+        return DestinationView(
+            reached=Landing(data["reached"]) if data["reached"] else None,
+            pending=Landing(data["pending"]) if data["pending"] else None,
+            tasks=Tasks(data["tasks"]),
+            images_whole=data["images_whole"] is True,
+            same_boot=data["same_boot"] is True,
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise ProtocolError(f"status is not understood: {error}") from None

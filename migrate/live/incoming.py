@@ -1,0 +1,287 @@
+"""What arrives on the destination, and what becomes of it, piece by piece.
+
+Lives here: the threads that take in files and memory, and the restore that waits for
+them. Must not live here: the journal and the calls (`live.destination`). `live` only.
+
+    make()           folders, control groups, network (down); files begin to arrive
+    await_images()   CRIU is started and waits; memory may begin to arrive
+    verify()         small images arrive, all of it is checked
+    restore()        CRIU goes on, and is held at the end
+    let_go()         the commit
+
+`again` begins at `restore`, from images that another process had verified.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from migrate.checkpoint.facts import Facts
+from migrate.checkpoint.images import MANIFEST, ImageDirectory, Manifest
+from migrate.checkpoint.locate import find_criu
+from migrate.checkpoint.page_store import PageStore
+from migrate.checkpoint.pages import StreamSummary
+from migrate.checkpoint.restore import Restore
+from migrate.errors import ImageError, ProtocolError
+from migrate.events import Log, emit
+from migrate.live import arrival, restoring
+from migrate.live.arrival import Place
+from migrate.live.filesystem.receiver import TreeReceiver
+from migrate.live.journal import Journal
+from migrate.live.network.build import Built, build, tear_down
+from migrate.live.network.plan import Plan
+from migrate.live.restorer import Restorer
+from migrate.live.wire import Fields
+from migrate.live.work import Work
+from migrate.runtime import cgroup
+from migrate.runtime.spec.decoding import decode
+from migrate.transport.link import Link
+
+# Small images: many processes with many mappings still fit a hundred times.
+LARGEST_IMAGES_BYTES = 1 << 30
+# After the last call the streams of a sound source are already complete.
+STREAM_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announced:
+    """What the source says of the container before it sends it.
+
+    Attributes:
+        config: config.json as the bundle here has it.
+        record: what is kept of the source's record.
+        paused: it shall arrive frozen.
+    """
+
+    config: bytes
+    facts: Facts
+    network: Plan
+    record: dict[str, Any]
+    paused: bool
+    migration: str
+
+    @staticmethod
+    def of(fields: Fields) -> Announced:
+        """Return what a `receive` call says.
+
+        Raises:
+            MigrateError: it is not acceptable; says what.
+        """
+        try:
+            config = json.loads(fields.text("config"))
+        except (ValueError, RecursionError) as error:
+            raise ProtocolError(f"config.json of the source: {error}") from None
+        return Announced(
+            config=json.dumps(arrival.config_for(config), indent=4).encode(),
+            facts=Facts.from_json(fields.object("facts")),
+            network=Plan.from_json(fields.object("network")),
+            record=fields.object("record"),
+            paused=fields.claim("paused"),
+            migration=fields.text("migration"),
+        )
+
+
+class Incoming:
+    """One arriving container.
+
+    Args:
+        link: to the source; None for a second restore.
+        criu: as given by --criu.
+
+    Attributes:
+        is_held: it is restored, and has not run.
+    """
+
+    def __init__(
+        self, link: Link | None, place: Place, announced: Announced, criu: str | None
+    ) -> None:
+        self.place = place
+        self.announced = announced
+        self._link = link
+        self._criu = criu
+        self._spec = decode(announced.config, "config.json of the source")
+        self._stack = contextlib.ExitStack()
+        self._images: ImageDirectory | None = None
+        self._network: Built | None = None
+        self._restorer: Restorer | None = None
+        self._restore: Restore | None = None
+        self._files: Work[None] | None = None
+        self._memory: Work[None] | None = None
+        self._summary: StreamSummary | None = None
+        self.is_held = False
+
+    @staticmethod
+    def again(place: Place, journal: Journal, criu: str | None) -> Incoming:
+        """Return what an agent that is gone had verified, to be restored once more.
+
+        Its network is still there, but for a namespace that only that agent held.
+        """
+        with open(f"{place.bundle}/{arrival.CONFIG}", "rb") as file:
+            config = file.read()
+        images = ImageDirectory(place.images)
+        manifest = images.manifest()
+        announced = Announced(
+            config=config,
+            facts=manifest.facts,
+            network=Plan.from_json(journal.fact("network_plan")),
+            record=journal.fact("record"),
+            paused=journal.fact("paused") is True,
+            migration=manifest.migration,
+        )
+        incoming = Incoming(None, place, announced, criu)
+        incoming._images = incoming._stack.enter_context(images)
+        tear_down(journal.fact("network"))
+        incoming._network = incoming._stack.enter_context(build(announced.network, lambda _: None))
+        return incoming
+
+    def make(self, record: Callable[[dict[str, Any]], None]) -> None:
+        """Make everything that can be made while the container still runs there.
+
+        Args:
+            record: notes what of the network is about to be made.
+        """
+        linux = self._spec.get("linux") or {}
+        arrival.make(self.place, self.announced.config, linux.get("resources"))
+        self._network = self._stack.enter_context(build(self.announced.network, record))
+        for setting in self._network.left_out:
+            emit(Log(level="warning", message=f"setting {setting} is not known here"))
+        self._images = self._stack.enter_context(ImageDirectory(self.place.images, create=True))
+        self._files = Work("files", self._take_files)
+        self._files.start()
+
+    def await_images(self) -> None:
+        """Start CRIU, up to its gate, and take in memory."""
+        self._begin(gated=True)
+        self._memory = Work("memory", self._take_memory)
+        self._memory.start()
+
+    def verify(self, manifest_text: str) -> bytes:
+        """Take in the small images; return the inventory once all is as it should be.
+
+        Raises:
+            ImageError: something is not what the manifest says.
+            MigrateError: something did not arrive.
+        """
+        images = self._opened()
+        manifest = Manifest.decode(manifest_text.encode())
+        if manifest.migration != self.announced.migration or (
+            manifest.facts != self.announced.facts
+        ):
+            raise ImageError("manifest is of another migration")
+        with self._linked().accept_stream("images", max_bytes=LARGEST_IMAGES_BYTES) as stream:
+            inventory = images.receive(manifest, stream)
+        for task in (self._memory, self._files):
+            if task is not None:
+                task.result()
+        if manifest.memory != self._summary:
+            raise ImageError("memory was damaged on its way: its digest differs")
+        images.write(MANIFEST, manifest.encode())
+        return inventory
+
+    def restore(self, inventory: bytes | None) -> int:
+        """Let CRIU restore, and return the first process's pid once it is held.
+
+        Args:
+            inventory: opens the gate; None starts CRIU only now.
+
+        Raises:
+            CriuError: it failed, in plain words; nothing of it is left.
+        """
+        if inventory is None:
+            self._begin(gated=False)
+        if self._restorer is None or self._restore is None:
+            raise ProtocolError("nothing waits for images")
+        if inventory is not None:
+            self._restore.open_gate(inventory)
+        pid = self._restorer.wait_held()
+        self.is_held = True
+        return pid
+
+    def let_go(self) -> float:
+        """Let it run; return how long that took, in seconds."""
+        if self._restorer is None:
+            raise ProtocolError("nothing is held")
+        heard = time.monotonic()
+        seconds = self._restorer.let_go() - heard
+        self.is_held = False
+        return seconds
+
+    def stop(self) -> None:
+        """End all of it: what is held is killed, what arrives is not wanted."""
+        if self._restorer is not None:
+            self._restorer.refuse()
+        self.is_held = False
+        self.close()
+
+    def close(self) -> None:
+        """Let go of CRIU and of what was opened; what runs, runs on."""
+        if self._restorer is not None:
+            problem = self._restorer.finish()
+            if problem is not None:
+                emit(Log(level="warning", message=f"network: {problem.message}"))
+            self._restorer = None
+        for task in (self._memory, self._files):
+            if task is not None:
+                task.end()
+        self._stack.close()
+
+    # Restoring.
+
+    def _begin(self, *, gated: bool) -> None:
+        """Start CRIU where the container shall live."""
+        network = self._network
+        if network is None:
+            raise ProtocolError("nothing was received")
+        restore = restoring.prepare(
+            self._stack,
+            find_criu(self._criu),
+            self.announced,
+            self.place,
+            self._spec,
+            self._opened(),
+            network,
+            gated=gated,
+        )
+        self._restore = restore
+        self._restorer = Restorer(
+            restore,
+            connect=network.switches.up,
+            pause=self._pause if self.announced.paused else None,
+        )
+        self._restorer.start()
+
+    def _pause(self) -> None:
+        """Freeze it before its first step."""
+        cgroup.freeze(self.place.cgroup)
+
+    # Taking in.
+
+    def _take_files(self) -> None:
+        with TreeReceiver(self._linked(), "rootfs", self.place.rootfs) as tree:
+            while not tree.run().frozen:
+                pass
+
+    def _take_memory(self) -> None:
+        store = PageStore(self._opened().descriptor)
+        try:
+            with self._linked().accept_stream("memory") as stream:
+                for chunk in stream:
+                    store.feed(chunk)
+            self._summary = store.finish()
+        finally:
+            store.close()
+
+    def _linked(self) -> Link:
+        if self._link is None:
+            raise ProtocolError("nobody is there to send anything")
+        return self._link
+
+    def _opened(self) -> ImageDirectory:
+        if self._images is None:
+            raise ProtocolError("nothing was received")
+        return self._images

@@ -1,0 +1,69 @@
+"""What both sides ask of CRIU, and the restore made ready on the destination.
+
+Lives here: the request, which dump and restore must agree on, and what takes the place
+of the things that were outside the container. Must not live here: CRIU's options
+(`checkpoint.options`), when it runs (`live.incoming`, `live.stop_copy`). `live` only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from migrate.checkpoint.facts import Facts
+from migrate.checkpoint.images import ImageDirectory
+from migrate.checkpoint.options import Request
+from migrate.checkpoint.prepare import prepared
+from migrate.checkpoint.restore import Restore
+from migrate.live.arrival import Place
+from migrate.live.network.build import Built
+
+if TYPE_CHECKING:
+    from migrate.live.incoming import Announced
+
+# CRIU's warnings and errors; its debug lines cost a tenth of the frozen time.
+LOG_LEVEL = 2
+
+
+def request_for(facts: Facts, *, has_links: bool) -> Request:
+    """Return what both sides ask of CRIU.
+
+    The network is made over there before, whoever made it here; and packets are kept
+    away by the links, unless some never meet one.
+    """
+    has_loopback = any(each.is_loopback for each in facts.connections)
+    return Request(
+        network=None if facts.network.kind == "host" else "external",
+        network_lock="skip" if has_links and not has_loopback else None,
+        log_level=LOG_LEVEL,
+    )
+
+
+def prepare(
+    stack: contextlib.ExitStack,
+    criu: str,
+    incoming: Announced,
+    place: Place,
+    spec: Any,
+    images: ImageDirectory,
+    network: Built,
+    *,
+    gated: bool,
+) -> Restore:
+    """Return a restore that is ready to start; the stack closes it."""
+    facts = incoming.facts
+    request = request_for(facts, has_links=bool(network.switches.links))
+    where, target = stack.enter_context(
+        prepared(
+            spec,
+            place.bundle,
+            facts,
+            request,
+            cgroup=place.cgroup,
+            work=place.work,
+            network=network.descriptor,
+        )
+    )
+    return stack.enter_context(
+        Restore(criu, facts, request, place=where, target=target, images=images, gated=gated)
+    )

@@ -1,0 +1,457 @@
+"""The source's side of one migration, from the first check to the last trace.
+
+Lives here: the order of it all, and what happens when a step fails. Must not live
+here: the frozen part (`live.stop_copy`), how things end (`live.departure`), recovery
+(`live.recover`). Imported by `migrate.cli`.
+
+    PREPARED    host reached, both sides checked, id and bundle taken over there
+    COPYING     files sent while it runs; over there all is made, and CRIU waits
+    FROZEN      stop_copy: fence, dump, images, HELD over there
+    COMMITTED   stop_copy: said, heard, running over there
+    DONE        nothing of it is left here
+
+Up to COMMITTED every error leads to ROLLED_BACK: it runs on here, and the other side
+is told. From there on every error leads to `live.recover`'s way of finishing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from migrate.checkpoint.facts import Facts
+from migrate.checkpoint.inspect import inspect
+from migrate.checkpoint.locate import find_criu
+from migrate.errors import (
+    Locked,
+    MigrateError,
+    ProtocolError,
+    Refused,
+    RolledBack,
+    TransportError,
+    Undecided,
+    WrongStatus,
+)
+from migrate.events import Finding, Log, PhaseEntered, Report, emit
+from migrate.live import guard, preflight, recover, report
+from migrate.live.departure import Departure, work_folder
+from migrate.live.filesystem.source import TreeSource
+from migrate.live.interruption import Interruptions
+from migrate.live.journal import Journal, folder_of
+from migrate.live.network.describe import describe
+from migrate.live.network.plan import Plan
+from migrate.live.network.switch import switches_of
+from migrate.live.phases import Phase
+from migrate.live.reach import Reached, Way, measure_round_trips, reach
+from migrate.live.reality import is_alive
+from migrate.live.report import Bytes, Timeline
+from migrate.live.stop_copy import StopCopy
+from migrate.runtime import state
+from migrate.runtime.spec.decoding import decode
+from migrate.runtime.state import Store
+
+if TYPE_CHECKING:
+    from migrate.runtime.state import Record
+
+CALL_SECONDS = 60.0
+TELL_SECONDS = 5.0
+# A source that committed tries so long to hear that the other side runs.
+FINISH_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What the user wants.
+
+    Attributes:
+        bundle: path over there; as here if None.
+        criu: as given by --criu.
+        keep: leave the images in place.
+    """
+
+    container_id: str
+    store: Store
+    way: Way
+    journals: str
+    bundle: str | None
+    criu: str | None
+    keep: bool = False
+
+
+def migrate(order: Order) -> dict[str, Any]:
+    """Move a container; return the report, which is emitted too.
+
+    Raises:
+        RolledBack: it failed, and the container runs on here.
+        Refused: a check said no before anything was touched.
+        Undecided: it is not known how it ended; `recover` settles it.
+        MigrateError: it could not begin.
+    """
+    record = order.store.load(order.container_id)
+    status = state.status(record)
+    if status not in ("running", "paused"):
+        raise WrongStatus(
+            f'container "{order.container_id}" is {status}, and only a running or paused one moves'
+        )
+    folder = folder_of(order.journals, "source", order.store.root, order.container_id)
+    _clear_finished(folder)
+    with Interruptions() as interruptions, Journal.create("source", folder) as journal:
+        return Migration(order, record, status, journal, interruptions).run()
+
+
+def _clear_finished(folder: str) -> None:
+    """Remove what a migration that was rolled back left for the other side's sake.
+
+    Where the other side may still hold something, it stays, and stands in the way.
+    """
+    with contextlib.suppress(FileNotFoundError, Locked), Journal.open("source", folder) as journal:
+        if journal.reached is Phase.ROLLED_BACK and journal.fact("may_hold") is False:
+            journal.remove()
+
+
+class Migration:
+    """One run of it."""
+
+    def __init__(
+        self,
+        order: Order,
+        record: Record,
+        status: str,
+        journal: Journal,
+        interruptions: Interruptions,
+    ) -> None:
+        self.order = order
+        self.record = record
+        self.was_paused = status == "paused"
+        self.journal = journal
+        self.interruptions = interruptions
+        self.migration = uuid.uuid4().hex
+        self.timeline = Timeline()
+        self.transfers: dict[str, Bytes] = {}
+        self.criu = ""
+        self.plan: Plan = Plan(kind="host")
+        self.departure: Departure | None = None
+        self._has_asked = False
+        self._was_told = False
+
+    def run(self) -> dict[str, Any]:
+        """Do it; whatever happens, end in a state that can be explained."""
+        try:
+            try:
+                with reach(self.order.way) as reached:
+                    try:
+                        return self._over(reached)
+                    except BaseException as error:
+                        self._stand_still(error, reached)
+                        raise
+            except BaseException as error:
+                if self._end(error):
+                    return {}
+                raise self._explained(error) from error
+        finally:
+            self.journal.close()
+            if self.departure is not None:
+                self.departure.close()
+
+    # The way it should go.
+
+    def _over(self, reached: Reached) -> dict[str, Any]:
+        order, link, journal = self.order, reached.link, self.journal
+        link.on_event(lambda event: _relay(event, reached.peer.host))
+        self.timeline.mark("connected")
+        self.criu = find_criu(order.criu)
+        config, spec = self._read_config()
+        facts = inspect(self.record, spec)
+        network = facts.network
+        wanted = (spec.get("linux") or {}).get("sysctl") or {}
+        self.plan = describe(facts.pid, network.kind, path=network.path, more_sysctls=wanted)
+        self._check(reached, facts, spec)
+        round_trips = measure_round_trips(link)
+        self.departure = self._depart()
+        self._prepare(reached, spec)
+        link.call("receive", self._receive_value(config, facts), CALL_SECONDS)
+        journal.intend(Phase.COPYING)
+        with TreeSource(link, "rootfs", self.record["rootfs"]) as tree:
+            sent = tree.run()
+            self.transfers["rootfs"] = Bytes(sent.content_bytes, sent.wire_bytes)
+            link.call("await_images", None, CALL_SECONDS)
+            self.enter(Phase.COPYING)
+            work = work_folder(order.store, order.container_id)
+            copy = StopCopy(self, reached, facts, tree, work)
+            resume_seconds = copy.run()
+        self._finish(reached)
+        result = report.build(
+            self.timeline,
+            container=order.container_id,
+            migration=self.migration,
+            hosts=(os.uname().nodename, reached.peer.host),
+            round_trips=round_trips,
+            resume_seconds=resume_seconds,
+            transfers=self.transfers,
+            wire_bytes=link.traffic.sent_bytes + link.traffic.received_bytes,
+        )
+        emit(Report(report=result))
+        return result
+
+    def _read_config(self) -> tuple[bytes, Any]:
+        path = f"{self.order.store.path(self.order.container_id)}/config.json"
+        with open(path, "rb") as file:
+            config = file.read()
+        return config, decode(config, path)
+
+    def _check(self, reached: Reached, facts: Facts, spec: Any) -> None:
+        """Ask both sides; refuse before anything is touched."""
+        question, findings = preflight.look_here(
+            self.record, spec, facts, self.plan, criu=self.criu
+        )
+        there = reached.link.call(
+            "preflight", {"question": question, "bundle": self._bundle()}, CALL_SECONDS
+        )
+        findings += _findings(there, reached.peer.host)
+        for finding in findings:
+            emit(finding)
+        refusals = [each for each in findings if each.verdict == "refuse"]
+        if refusals:
+            raise Refused(_counted(refusals), refusals[0].hint)
+
+    def _prepare(self, reached: Reached, spec: Any) -> None:
+        """Record whom we ask, then ask; both before anything is taken."""
+        order, record = self.order, self.record
+        self.journal.intend(
+            Phase.PREPARED,
+            migration=self.migration,
+            container=order.container_id,
+            root=order.store.root,
+            bundle=record["bundle"],
+            cgroup=record["cgroup"],
+            pid=record["pid"],
+            pid_start_ticks=record["pid_start_ticks"],
+            was_paused=self.was_paused,
+            way=order.way.to_json(),
+            network=self.plan.to_json(),
+        )
+        self._has_asked = True
+        linux = spec.get("linux") or {}
+        reached.link.call(
+            "reserve",
+            {
+                "container": order.container_id,
+                "migration": self.migration,
+                "bundle": self._bundle(),
+                "cgroups_path": linux.get("cgroupsPath"),
+                "source": os.uname().nodename,
+            },
+            CALL_SECONDS,
+        )
+        guard.put(order.store, order.container_id, f"to {order.way.host}")
+        self.enter(Phase.PREPARED)
+        self.timeline.mark("prepared")
+
+    def _depart(self) -> Departure:
+        return Departure(
+            self.order.store,
+            self.order.container_id,
+            bundle=self.record["bundle"],
+            paths=self.record["cgroup"],
+            plan=self.plan,
+            switches=switches_of(self.plan, self.record["pid"]),
+            was_paused=self.was_paused,
+        )
+
+    def _receive_value(self, config: bytes, facts: Facts) -> dict[str, Any]:
+        kept = ("created", "oci_version", "annotations", "owner", "stdio", "terminal")
+        record: dict[str, Any] = dict(self.record)
+        return {
+            "config": config.decode("utf-8", "surrogateescape"),
+            "facts": facts.to_json(),
+            "network": self.plan.to_json(),
+            "paused": self.was_paused,
+            "migration": self.migration,
+            "record": {name: record[name] for name in kept},
+        }
+
+    def _finish(self, reached: Reached) -> None:
+        """The other side runs it: leave nothing here, then let it forget."""
+        if self.departure is None:
+            raise AssertionError("committed before it was prepared")
+        self.journal.intend(Phase.DONE, confirmed=True)
+        self.departure.end()
+        with contextlib.suppress(TransportError):
+            reached.link.call("forget", {"container": self.order.container_id}, CALL_SECONDS)
+            self._was_told = True
+        self.timeline.mark("done")
+        if self._was_told:
+            self.enter(Phase.DONE)
+            self.journal.remove()
+
+    # What the frozen part asks for.
+
+    @property
+    def has_links(self) -> bool:
+        """Whether taking links down keeps every packet away."""
+        return self.departure is not None and self.departure.has_links
+
+    def cut(self) -> None:
+        """Take the container's links down."""
+        if self.departure is not None:
+            self.departure.fence.cut()
+
+    def commit(self) -> None:
+        """Decide: it lives on over there. A signal that came before this still counts.
+
+        Raises:
+            Interrupted: one had.
+            MigrationError: it could not be recorded, so nothing is decided.
+        """
+        self.interruptions.defer()
+        self.enter(Phase.COMMITTED)
+
+    # The ways it should not.
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether the point of no return is behind."""
+        return self.journal.reached in (Phase.COMMITTED, Phase.DONE)
+
+    def _stand_still(self, error: BaseException, reached: Reached) -> None:
+        """Roll back, while the link may still be there to tell the other side."""
+        with contextlib.suppress(MigrateError):
+            self.interruptions.defer()
+        if self.is_committed:
+            return
+        self._roll_back(error)
+        if self._has_asked:
+            with contextlib.suppress(TransportError, MigrateError):
+                self._tell(reached)
+
+    def _roll_back(self, error: BaseException) -> None:
+        """It runs on here, from now on for good."""
+        if self.journal.reached is None and self.journal.pending is None:
+            return
+        if self.journal.pending is not Phase.ROLLED_BACK:
+            self.journal.intend(Phase.ROLLED_BACK, why=str(error), may_hold=self._may_hold())
+        if self.departure is not None:
+            self.departure.go_on(self.departure.look(self.journal).tasks)
+
+    def _may_hold(self) -> bool:
+        return any(record.phase is Phase.SENT for record in self.journal.records)
+
+    def _tell(self, reached: Reached) -> None:
+        reached.link.call("discard", {"container": self.order.container_id}, CALL_SECONDS)
+        self._was_told = True
+
+    def _end(self, error: BaseException) -> bool:
+        """Close the journal as far as it can be closed now; returns whether it has moved."""
+        with contextlib.suppress(MigrateError):
+            self.interruptions.defer()
+        if self.is_committed:
+            return self._finish_by_recovery()
+        self._roll_back(error)
+        if not self._has_asked:
+            self.journal.remove()
+            return False
+        if not self._was_told:
+            with (
+                contextlib.suppress(TransportError, MigrateError),
+                reach(recover.hasty(self.order.way, TELL_SECONDS)) as again,
+            ):
+                self._tell(again)
+        if self._was_told or not self._may_hold():
+            self.enter(Phase.ROLLED_BACK)
+            self.journal.remove()
+        return False
+
+    def _finish_by_recovery(self) -> bool:
+        """Committed: reach the other side again, and go on from the journals."""
+        emit(Log(level="warning", message="the link broke after the commit; reaching out again"))
+        deadline = time.monotonic() + FINISH_SECONDS
+        while True:
+            try:
+                recover.settle(self.journal, self.order.store, self.order.way)
+            except TransportError:
+                if time.monotonic() >= deadline:
+                    return False
+                time.sleep(1.0)
+            except Undecided:
+                if time.monotonic() >= deadline:
+                    return False
+                time.sleep(1.0)
+            else:
+                return True
+
+    def _explained(self, error: BaseException) -> BaseException:
+        """Return what the user is told."""
+        order = self.order
+        if self.is_committed:
+            return Undecided(
+                f"it was committed, and {order.way.host} has not confirmed: {error}",
+                f"Run `migrate recover {order.container_id}` once {order.way.host} can be reached.",
+            )
+        if isinstance(error, Refused) or not isinstance(error, Exception):
+            return error
+        message, hint = str(error), error.hint if isinstance(error, MigrateError) else ""
+        if not is_alive(self.record["pid"], self.record["pid_start_ticks"]):
+            return RolledBack(
+                f'container "{order.container_id}" ended while it was being migrated: {message}'
+            )
+        if not self._has_asked:
+            return error
+        if self._may_hold() and not self._was_told:
+            hint = (
+                f"Run `migrate recover {order.container_id}` once {order.way.host} can be "
+                "reached: it may hold a frozen copy."
+            )
+        return RolledBack(f"{message}; it runs on here", hint)
+
+    # Small things.
+
+    def _bundle(self) -> str:
+        return self.order.bundle or self.record["bundle"]
+
+    def enter(self, phase: Phase, *, durable: bool = True) -> None:
+        """Record that a phase is reached, and say so."""
+        self.journal.enter(phase, durable=durable)
+        self.timeline.mark(phase.value.lower())
+        emit(PhaseEntered(side="source", phase=phase.value))
+
+
+def _counted(refusals: list[Finding]) -> str:
+    """Return the first refusal, and how many more there are."""
+    more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
+    return f"{refusals[0].message}{more}"
+
+
+def _findings(answer: Any, host: str) -> list[Finding]:
+    """Return what the other side's preflight answered.
+
+    Raises:
+        ProtocolError: it is no list of findings.
+    """
+    try:
+        return [
+            Finding(
+                host=host,
+                check=str(each["check"]),
+                verdict=each["verdict"] if each["verdict"] in ("ok", "warn") else "refuse",
+                message=f"{host}: {each['message']}",
+                hint=str(each["hint"]),
+            )
+            for each in answer
+        ]
+    except (TypeError, KeyError) as error:
+        raise ProtocolError(f"{host}: preflight is not understood: {error}") from None
+
+
+def _relay(event: Any, host: str) -> None:
+    """Emit an event of the other side as one of this stream."""
+    if not isinstance(event, dict):
+        return
+    kind = event.get("event")
+    if kind == "PhaseEntered" and isinstance(event.get("phase"), str):
+        emit(PhaseEntered(host=host, side="destination", phase=event["phase"]))
+    elif kind == "Log" and isinstance(event.get("message"), str):
+        emit(Log(host=host, level="info", message=f"{host}: {event['message']}"))
