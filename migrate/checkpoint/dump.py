@@ -161,10 +161,13 @@ class Dump:
 
     def close(self) -> None:
         """End CRIU; what it may still hold it lets go of, into the fence."""
+        if self._work_descriptor < 0:
+            return
         if self._pages:
             self._pages.abort()
         self._session.close()
         os.close(self._work_descriptor)
+        self._work_descriptor = -1
 
     def _message(self) -> Any:
         """Return the options as CRIU's message."""

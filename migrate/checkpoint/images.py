@@ -20,6 +20,7 @@ what a digest beside the data can find. Files of a streamed memory are not liste
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -201,6 +202,12 @@ class ImageDirectory:
         self.write(temporary, manifest.encode())
         os.rename(temporary, MANIFEST, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
         return manifest
+
+    def clear(self) -> None:
+        """Remove what a dump that failed has written; logs stay."""
+        for name in (*self.names(), MANIFEST):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self.descriptor)
 
     def manifest(self) -> Manifest:
         """Return the manifest that lies in the directory.

@@ -64,7 +64,7 @@ def _inspect(pid: int, record: Mapping[str, Any], spec: Mapping[str, Any]) -> Fa
     processes = tuple(_processes(procfs.tree(pid)))
     pids = [each.pid for each in processes]
     names = {each.pid: f"{each.inner_pid} ({each.command})" for each in processes}
-    mounts, mount_obstacles = _mounts(pid, spec)
+    mounts, mount_obstacles = _mounts(pid, spec, record["bundle"])
     descriptors = read_descriptors(pids, names)
     namespace, peers = _network(pid, spec)
     connections = _connections(pid, descriptors, names)
@@ -123,11 +123,13 @@ def _process(pid: int, status: Mapping[str, str]) -> Process:
     )
 
 
-def _mounts(pid: int, spec: Mapping[str, Any]) -> tuple[tuple[Mount, ...], list[Obstacle]]:
+def _mounts(
+    pid: int, spec: Mapping[str, Any], bundle: str
+) -> tuple[tuple[Mount, ...], list[Obstacle]]:
     """Return the mounts CRIU must be given, and those nobody can give."""
     lines = procfs.mounts(pid)
     masked = set(spec.get("linux", {}).get("maskedPaths") or ())
-    binds = _binds(spec)
+    sources = binds(spec, bundle)
     host = procfs.mounts("self")
     own_devices = {line.device for line in lines if _is_made_inside(line, host)}
     found, obstacles = [], []
@@ -135,11 +137,13 @@ def _mounts(pid: int, spec: Mapping[str, Any]) -> tuple[tuple[Mount, ...], list[
         point = line.point
         if point == "/" or line.parent_id == line.mount_id:
             continue
-        if point not in masked and (source := _bind_source(point, binds)) is not None:
+        if point not in masked and (source := bind_source(point, sources)) is not None:
             found.append(Mount(destination=point, kind="bind", source=source))
         elif line.fstype in _CGROUP_FSTYPES:
             found.append(Mount(destination=point, kind="cgroup", controller=_controller(line)))
-        elif point in masked and os.path.basename(line.root) == "null":
+        elif point in masked and line.root != "/":
+            if line.device in own_devices:
+                continue  # a bind of the container's own /dev/null, which CRIU makes anew
             found.append(Mount(destination=point, kind="null"))
         elif point in masked:
             found.append(Mount(destination=point, kind="masked"))
@@ -175,22 +179,24 @@ def _controller(line: procfs.MountLine) -> str:
     return ",".join(kept)
 
 
-def _binds(spec: Mapping[str, Any]) -> dict[str, str]:
+def binds(spec: Mapping[str, Any], bundle: str) -> dict[str, str]:
     """Return the bind mounts of config.json, destination to source."""
     found = {}
     for mount in spec.get("mounts") or ():
         options = mount.get("options") or ()
         if mount.get("type") == "bind" or "bind" in options or "rbind" in options:
-            found[os.path.normpath("/" + mount["destination"].lstrip("/"))] = mount["source"]
+            found[os.path.normpath("/" + mount["destination"].lstrip("/"))] = os.path.join(
+                bundle, mount["source"]
+            )
     return found
 
 
-def _bind_source(point: str, binds: Mapping[str, str]) -> str | None:
+def bind_source(point: str, sources: Mapping[str, str]) -> str | None:
     """Return the host's path of a bind mount, or of one that came along below it."""
     at = point
     while at != "/":
-        if at in binds:
-            return binds[at] + point[len(at) :]
+        if at in sources:
+            return sources[at] + point[len(at) :]
         at = os.path.dirname(at)
     return None
 

@@ -77,7 +77,7 @@ class Target:
         masked: path of an empty directory, mounted read-only, as CRIU sees it.
         binds: destination in the container to path on this host.
         cgroup: of the new container, as in its record.
-        cgroup_namespace_path: a namespace to be joined, or "".
+        cgroup_roots: the same for CRIU: key to path below the root of its tree.
         network: descriptor of the network namespace, or None.
         inherited: CRIU's name of something outside to the descriptor that takes its place.
     """
@@ -86,6 +86,7 @@ class Target:
     masked: str
     binds: Mapping[str, str] = field(default_factory=dict)
     cgroup: Mapping[str, str] = field(default_factory=dict)
+    cgroup_roots: tuple[tuple[str, str], ...] = ()
     network: int | None = None
     inherited: Mapping[str, int] = field(default_factory=dict)
 
@@ -173,7 +174,7 @@ def restore_options(facts: Facts, target: Target, request: Request) -> dict[str,
             raise UsageError("no network namespace is given for the restored container")
         options["inherit_fd"].append((NETWORK_KEY, target.network))
     if cgroup_mode(facts, request) != "ignore":
-        options["cg_root"] = sorted(target.cgroup.items())
+        options["cg_root"] = list(target.cgroup_roots)
     if request.lsm_profile:
         options["lsm_profile"] = request.lsm_profile
     if request.lsm_mount_context:
