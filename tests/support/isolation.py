@@ -11,7 +11,9 @@ learnt about the kernel.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -30,10 +32,22 @@ def isolated() -> Iterator[Nest]:
     with ExitStack() as stack:
         for path in PRIVATE_FOLDERS.values():
             stack.enter_context(mountpoint(path))
-        yield from _inside(Nest("tests"))
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="migrate-python-"))
+        yield from _inside(Nest("tests"), scratch)
 
 
-def _inside(nest: Nest) -> Iterator[Nest]:
+def _offer_interpreter(scratch: str) -> None:
+    """Put a writable copy of the system's interpreter where the interpreter is.
+
+    Attacks try to overwrite it (CVE-2019-5736). The read-only root alone would refuse
+    that, whatever the runtime does; so here is one that can be spoilt.
+    """
+    program = os.path.realpath("/usr/bin/python3")
+    copy = shutil.copy2(program, scratch)
+    kernel.mount(copy, program, None, kernel.MS_BIND)
+
+
+def _inside(nest: Nest, scratch: str) -> Iterator[Nest]:
     nest.create()
     mounts = nest.mounts()
     held = nest.hold()
@@ -46,6 +60,7 @@ def _inside(nest: Nest) -> Iterator[Nest]:
         for path in ("/run", *PRIVATE_FOLDERS.values()):
             kernel.mount("tmpfs", path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=755")
         kernel.make_root_read_only(writable_folders())
+        _offer_interpreter(scratch)
         os.mkdir("/run/lock", mode=0o1777)
         # `criu check`, and every test on 127.0.0.1, want it up.
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)

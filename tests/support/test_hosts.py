@@ -58,6 +58,12 @@ def test_nothing_in_a_host_or_a_test_can_change_the_machine_s_files(hosts: Site)
             Path(path).touch()
 
 
+@pytest.mark.root
+def test_the_interpreter_can_be_spoilt_by_an_attack_that_is_not_held_off() -> None:
+    assert os.access(os.path.realpath("/usr/bin/python3"), os.W_OK)
+    assert not os.access("/usr/bin/env", os.W_OK)
+
+
 def test_a_process_of_a_host_is_at_the_root_of_the_host_s_groups(hosts: Site) -> None:
     lines = hosts.host1.run(["cat", "/proc/self/cgroup"]).stdout.splitlines()
     assert {line.split(":", 2)[2] for line in lines} <= {"/", "/init"}
