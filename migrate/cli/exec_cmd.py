@@ -67,8 +67,7 @@ def _process(call: Call, store: Store, record: Record) -> Process:
     if call.text("process"):
         path = call.text("process")
         return decode_process(_content(path), path)
-    path = f"{store.path(record['id'])}/config.json"
-    process = decode(_content(path), path)["process"]
+    process = decode(store.read(record["id"], "config.json"), "config.json")["process"]
     process["args"] = list(call.arguments[1:])
     if not process["args"]:
         raise UsageError("process args cannot be empty", "Name the command to run.")

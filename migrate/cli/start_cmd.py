@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from migrate.errors import WrongStatus
+from migrate.runtime.cgroup.freezer import frozen_state
 from migrate.runtime.launch import start
 
 TYPE_CHECKING = False
@@ -13,5 +15,11 @@ def run(call: Call) -> int:
     """Start it, alone with the container: of several at once, one wins."""
     store = call.store
     with store.lock(call.id, command="start"):
-        start(store, store.load(call.id))
+        record = store.load(call.id)
+        if frozen_state(record["cgroup"]) != "THAWED":
+            # It would wait for a process that cannot answer.
+            raise WrongStatus(
+                "cannot start a paused container", f"Run `migrate resume {call.id}` first."
+            )
+        start(store, record)
     return 0

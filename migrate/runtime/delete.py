@@ -43,6 +43,7 @@ def delete(store: Store, container_id: str, *, force: bool = False) -> list[str]
         Locked: another command works on it and does not end.
     """
     if force:
+        store.refuse_moving(container_id)
         _kill_before_lock(store, container_id)
     try:
         with store.lock(container_id, command="delete"):
@@ -124,9 +125,8 @@ def _clear_broken(store: Store, container_id: str) -> None:
 def _recorded_groups(store: Store, container_id: str) -> dict[str, str]:
     """Return the cgroups of a broken record, if that part of it is whole."""
     try:
-        with open(store.state_path(container_id), "rb") as file:
-            found = jsontext.loads(file.read())["cgroup"]
-    except (OSError, ValueError, LookupError, TypeError):
+        found = jsontext.loads(store.read(container_id, "state.json"))["cgroup"]
+    except (OSError, ValueError, LookupError, TypeError, MigrateError):
         return {}
     known = cgroup.hierarchies()
     if not isinstance(found, dict):
@@ -158,9 +158,8 @@ def _configured_groups(store: Store, container_id: str) -> dict[str, str]:
 def _config(store: Store, container_id: str) -> bytes:
     """Return the bytes of the kept config.json, b"" where there are none."""
     try:
-        with open(f"{store.path(container_id)}/config.json", "rb") as file:
-            return file.read()
-    except OSError:
+        return store.read(container_id, "config.json")
+    except (OSError, MigrateError):
         return b""
 
 

@@ -166,7 +166,8 @@ def _engine() -> tuple[Callable[[str, int], tuple[Any, int]], Callable[[str], st
         import json.encoder
 
         decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
-        return decoder.scan_once, json.encoder.encode_basestring
+        scan: Any = decoder
+        return scan.scan_once, json.encoder.encode_basestring
     context: Any = _Context
     return c.make_scanner(context), c.encode_basestring
 

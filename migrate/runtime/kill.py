@@ -86,18 +86,19 @@ def _kill_all(record: Record, number: int) -> None:
     """Send a signal to every process of a container, none left out that is being forked."""
     from migrate.errors import CgroupError
     from migrate.runtime import cgroup
+    from migrate.runtime.cgroup.tree import refuse_strangers
 
     paths = record["cgroup"]
     was_paused = cgroup.frozen_state(paths) != "THAWED"
-    if not cgroup.procs(paths):
+    pids = cgroup.procs(paths)
+    if not pids:
         return
+    refuse_strangers(paths, pids)
     try:
         cgroup.freeze(paths, 1.0)
     except CgroupError:
         was_paused = False  # one that will not stop gets the signal all the same
     for pid in cgroup.procs(paths):
-        if pid == os.getpid():
-            continue
         try:
             os.kill(pid, number)
         except ProcessLookupError:

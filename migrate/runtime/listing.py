@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from migrate.errors import StateError
+from migrate.errors import ContainerNotFound, StateError
 from migrate.runtime import state
 
 TYPE_CHECKING = False
@@ -49,10 +49,12 @@ def describe_all(store: Store) -> list[dict[str, Any]]:
         try:
             record = store.load(container_id)
             found.append(describe(record, owner=record["owner"]))
-        except StateError:
-            if os.path.exists(store.state_path(container_id)):
+        except ContainerNotFound:
+            # Without a record: it is being made, or removed; or was, by somebody killed.
+            if not store.is_locked(container_id) and os.path.isdir(store.path(container_id)):
                 found.append(_unknown(store, container_id))
-            # A directory without a record is one that is being made, or removed.
+        except StateError:
+            found.append(_unknown(store, container_id))
     return found
 
 

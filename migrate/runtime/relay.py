@@ -245,7 +245,7 @@ def _raw(settings: list[Any]) -> list[Any]:
         | termios.ICRNL
         | termios.IXON
     )
-    # Output stays processed: error lines of ours still want their carriage return.
+    output &= ~termios.OPOST  # the slave has added the carriage returns already
     local &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
     control = control & ~(termios.CSIZE | termios.PARENB) | termios.CS8
     return [input_, output, control, local, in_speed, out_speed, characters]

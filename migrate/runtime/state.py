@@ -1,14 +1,16 @@
 """Where containers are remembered: one directory each under the state root.
 
-Lives here: ids, the record of a container, its lock, its status, and the one way
-to reach its process without meeting a reused pid. Must not live here: what a
-command does with a container. May be imported by every room above `runtime`.
+Lives here: ids, the record of a container, its status, and the one way to reach its
+process without meeting a reused pid. Must not live here: what a command does with a
+container, how a directory is touched (`statedir`), the lock itself (`lock`). May be
+imported by every room above `runtime`.
 
     ROOT/ID/            0700
         config.json     the bytes `create` was given
         state.json      the record; replaced whole, never written in place
         lock            flock(2); holds the pid and command of the holder, for people
-        start.fifo      between `create` and `start` only
+        start.sock      between `create` and `start` only
+        migration       while the container is being moved; commands keep away
 
 A record survives its writer being killed at any byte: the new content goes to a
 temporary file, which is synced and renamed, and then the directory is synced.
@@ -22,19 +24,13 @@ import fcntl
 import os
 import time
 
-from migrate.errors import (
-    BrokenState,
-    ContainerExists,
-    ContainerNotFound,
-    Locked,
-    StateError,
-)
-from migrate.runtime import jsontext
+from migrate.errors import BrokenState, ContainerExists, ContainerNotFound, StateError
+from migrate.runtime import jsontext, statedir
+from migrate.runtime.lock import Lock, moving
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Literal, Self, TypedDict
+    from typing import Literal, TypedDict
 
     Status = Literal["creating", "created", "running", "paused", "stopped"]
 
@@ -75,11 +71,6 @@ SCHEMA_VERSION = 1
 PHASES = ("creating", "created", "started")
 ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 ID_LONGEST = 1024
-# A state file is some kilobytes; annotations of engines make it tens.
-LARGEST_STATE_BYTES = 16 << 20
-LOCK_FIRST_PAUSE_SECONDS = 0.0005
-LOCK_LONGEST_PAUSE_SECONDS = 0.02
-
 _FIELDS: dict[str, type] = {
     "schema_version": int,
     "id": str,
@@ -103,8 +94,7 @@ def validate_id(container_id: str) -> None:
     """Refuse an id that is not a plain name.
 
     An id becomes a directory and a cgroup: `.`, `..`, `/` and anything a shell or
-    a terminal could read as more than a name are refused, and so is a leading dot,
-    which is where the migrations keep their own directories.
+    a terminal could read as more than a name are refused.
 
     Raises:
         StateError: with runc's words.
@@ -112,12 +102,12 @@ def validate_id(container_id: str) -> None:
     if (
         not container_id
         or len(container_id) > ID_LONGEST
-        or container_id.startswith(".")
+        or container_id in {".", ".."}
         or not ID_CHARACTERS.issuperset(container_id)
     ):
         raise StateError(
             f"invalid id format: {container_id!r}",
-            "Use letters, digits and _ + - . only, not starting with a dot.",
+            "Use letters, digits and _ + - . only.",
         )
 
 
@@ -192,107 +182,6 @@ def open_pidfd(record: Record) -> int | None:
     return pidfd
 
 
-class Lock:
-    """Sole use of one container's directory, as a context manager.
-
-    Made by `Store.lock`. When the directory was made for it (`create`) and no
-    record is in it at the end, the directory goes again: a `create` that failed
-    leaves nothing.
-
-    Attributes:
-        fd: the locked descriptor, close-on-exec. A child that is forked and does
-            not exec shares the lock, and must close it.
-    """
-
-    def __init__(
-        self, store: Store, container_id: str, timeout_seconds: float, *, create: bool
-    ) -> None:
-        self._store = store
-        self._id = container_id
-        self._timeout_seconds = timeout_seconds
-        self._create = create
-        self.command = ""
-        self.fd = -1
-
-    def __enter__(self) -> Self:
-        """Wait for the lock, at most until the deadline.
-
-        Raises:
-            ContainerNotFound: there is no such container, or it was deleted meanwhile.
-            Locked: the deadline passed; the message names the holder.
-        """
-        deadline = time.monotonic() + self._timeout_seconds
-        pause = LOCK_FIRST_PAUSE_SECONDS
-        while not self._try():
-            if time.monotonic() >= deadline:
-                raise Locked(
-                    f'container "{self._id}" is in use by {self._holder()}',
-                    "Wait for that command, or end it.",
-                )
-            time.sleep(pause)
-            pause = min(pause * 2, LOCK_LONGEST_PAUSE_SECONDS)
-        os.ftruncate(self.fd, 0)
-        os.pwrite(self.fd, f"{os.getpid()} {self.command}\n".encode(), 0)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Let go; closing alone would not, while a forked child still has it."""
-        try:
-            if self._create and not os.path.exists(self._store.state_path(self._id)):
-                self._store.remove(self._id)
-        finally:
-            fcntl.flock(self.fd, fcntl.LOCK_UN)
-            os.close(self.fd)
-            self.fd = -1
-
-    def _try(self) -> bool:
-        """Take the lock if it is free and still the container's own."""
-        directory = self._store.path(self._id)
-        if self._create:
-            self._store.make_root()
-            try:
-                os.mkdir(directory, 0o700)
-            except FileExistsError:
-                pass
-        path = f"{directory}/lock"
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except FileNotFoundError:
-            if self._create:  # deleted between mkdir and open: once more
-                return False
-            raise ContainerNotFound(self._id, self._store.root) from None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine, there = os.fstat(fd), os.stat(path, follow_symlinks=False)
-            if (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino):
-                self.fd, fd = fd, -1
-                return True
-        except BlockingIOError:
-            return False
-        except FileNotFoundError:  # deleted while we came in: the next round says so
-            return False
-        finally:
-            if fd >= 0:
-                os.close(fd)
-        return False
-
-    def _holder(self) -> str:
-        """Name who has the lock, in words."""
-        try:
-            text = _read(f"{self._store.path(self._id)}/lock").strip()
-        except OSError:
-            text = ""
-        pid, _, command = text.partition(" ")
-        if not pid.isdigit():
-            return "another command"
-        return f"`migrate {command} {self._id}` (pid {pid})" if command else f"pid {pid}"
-
-
 class Store:
     """All containers under one state root.
 
@@ -314,21 +203,23 @@ class Store:
 
     def exists(self, container_id: str) -> bool:
         """Tell whether there is a record, readable or not."""
-        return os.path.exists(self.state_path(container_id))
+        try:
+            directory = self._open(container_id)
+        except ContainerNotFound:
+            return False
+        try:
+            return statedir.has(directory, statedir.RECORD)
+        finally:
+            os.close(directory)
 
     def ids(self) -> list[str]:
-        """Return the ids of all directories that may be containers, sorted."""
+        """Return the ids of all directories this program made, sorted."""
         try:
             with os.scandir(self.root) as entries:
                 names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
         except FileNotFoundError:
             return []
-        return sorted(name for name in names if _is_valid_id(name))
-
-    def make_root(self) -> None:
-        """Make the state root where it is not there yet."""
-        if not os.path.isdir(self.root):
-            os.makedirs(self.root, 0o700, exist_ok=True)
+        return sorted(name for name in names if _is_valid_id(name) and self._is_ours(name))
 
     def lock(
         self,
@@ -338,16 +229,43 @@ class Store:
         command: str = "",
         create: bool = False,
     ) -> Lock:
-        """Return the container's lock, to be used in a `with`.
+        """Return the container's lock, to be used in a `with`, see `lock.Lock`."""
+        return Lock(
+            self.path(container_id),
+            self.root,
+            container_id,
+            command=command,
+            timeout_seconds=timeout_seconds,
+            create=create,
+        )
 
-        Args:
-            timeout_seconds: how long another holder is waited for.
-            command: named in the error of whoever waits in vain.
-            create: make the directory where there is none.
+    def is_locked(self, container_id: str) -> bool:
+        """Tell whether a command is at work on the container now, for a list; no promise."""
+        try:
+            fd = os.open(f"{self.path(container_id)}/lock", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    def refuse_moving(self, container_id: str) -> None:
+        """Refuse what must not come between the steps of a migration.
+
+        `lock` does so by itself; this is for commands that take none.
+
+        Raises:
+            Locked: the container is being moved; names to or from whom.
         """
-        lock = Lock(self, container_id, timeout_seconds, create=create)
-        lock.command = command
-        return lock
+        try:
+            words = self.read(container_id, statedir.MIGRATION)
+        except (ContainerNotFound, OSError):
+            return
+        raise moving(container_id, words.decode(errors="replace"))
 
     def reserve(self, container_id: str) -> str:
         """Claim an id for a new container and return its directory.
@@ -359,7 +277,6 @@ class Store:
         Raises:
             ContainerExists: the id belongs to a container.
         """
-        directory = self.path(container_id)
         if self.exists(container_id):
             try:
                 record = self.load(container_id)
@@ -370,10 +287,25 @@ class Store:
             from migrate.runtime.delete import clear_away
 
             clear_away(record)
-        for name in os.listdir(directory):
-            if name != "lock":
-                os.unlink(f"{directory}/{name}")
-        return directory
+        directory = self._open(container_id)
+        try:
+            statedir.empty(directory, but=statedir.LOCK)
+        finally:
+            os.close(directory)
+        return self.path(container_id)
+
+    def read(self, container_id: str, name: str) -> bytes:
+        """Return the content of a file in the container's directory.
+
+        Raises:
+            ContainerNotFound: the directory is not there.
+            OSError: the file is not there, or is no plain file.
+        """
+        directory = self._open(container_id)
+        try:
+            return statedir.read(directory, name)
+        finally:
+            os.close(directory)
 
     def load(self, container_id: str) -> Record:
         """Return a container's record.
@@ -382,10 +314,9 @@ class Store:
             ContainerNotFound: there is none.
             BrokenState: the file is torn, foreign, or of a newer version.
         """
-        path = self.state_path(container_id)
         try:
-            content = _read_bytes(path)
-        except (FileNotFoundError, NotADirectoryError):
+            content = self.read(container_id, statedir.RECORD)
+        except FileNotFoundError:
             raise ContainerNotFound(container_id, self.root) from None
         except OSError as error:
             raise self._broken(container_id, str(error.strerror).lower()) from None
@@ -424,50 +355,57 @@ class Store:
 
     def save(self, record: Record) -> None:
         """Replace a container's record, so that either the old or the new is there."""
-        directory = self.path(record["id"])
-        temporary = f"{directory}/.state.json.{os.getpid()}"
-        fd = os.open(
-            temporary,
-            os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW,
-            0o600,
-        )
+        directory = self._open(record["id"])
         try:
-            with open(fd, "wb", buffering=0) as file:
-                _write_all(file.fileno(), jsontext.dumps(record).encode())
-                os.fsync(fd)
-            os.rename(temporary, f"{directory}/state.json")
-        except BaseException:
-            os.unlink(temporary)
-            raise
-        sync_directory(directory)
+            statedir.replace(directory, statedir.RECORD, jsontext.dumps(record).encode())
+        finally:
+            os.close(directory)
 
     def remove(self, container_id: str) -> None:
-        """Forget a container: its record first, then the rest of its directory."""
-        directory = self.path(container_id)
+        """Forget a container. Only files this program makes are removed.
+
+        Raises:
+            StateError: others are in its directory, which stays with them.
+        """
         try:
-            names = os.listdir(directory)
+            directory = self._open(container_id)
+        except ContainerNotFound:
+            return
+        try:
+            strangers = statedir.empty(directory) if statedir.is_ours(directory) else []
+        finally:
+            os.close(directory)
+        path = self.path(container_id)
+        if strangers:
+            raise StateError(
+                f"{path} stays: it holds {strangers[0]}, which is not this program's",
+                "Look at it, and remove it by hand.",
+            )
+        try:
+            os.rmdir(path)
         except FileNotFoundError:
             return
-        # The record goes first, the lock last: in between, the id is neither a
-        # container nor free, and whoever looks meanwhile waits for the lock.
-        for name in sorted(names, key=lambda name: (name != "state.json", name == "lock")):
-            _remove_entry(f"{directory}/{name}")
-        try:
-            os.rmdir(directory)
-        except FileNotFoundError:
-            pass
         except OSError as error:
-            if error.errno != errno.ENOTEMPTY:
+            if error.errno != errno.ENOTEMPTY:  # somebody else's after all
                 raise
 
+    def _open(self, container_id: str) -> int:
+        """Return a descriptor of the container's directory, see `statedir`."""
+        try:
+            return statedir.open_directory(self.path(container_id))
+        except FileNotFoundError:
+            raise ContainerNotFound(container_id, self.root) from None
 
-def sync_directory(path: str) -> None:
-    """Make the entries of a directory last through a power cut, see fsync(2)."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    def _is_ours(self, name: str) -> bool:
+        """Tell whether a directory under the root is one this program made."""
+        try:
+            directory = self._open(name)
+        except ContainerNotFound:
+            return False
+        try:
+            return statedir.is_ours(directory)
+        finally:
+            os.close(directory)
 
 
 def _is_valid_id(name: str) -> bool:
@@ -479,45 +417,10 @@ def _is_valid_id(name: str) -> bool:
     return True
 
 
-def _remove_entry(path: str) -> None:
-    """Remove a file, or a directory somebody put there, never following a link."""
+def _read(path: str) -> str:
+    """Return the text of a file in /proc."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return
-    except (IsADirectoryError, PermissionError):
-        with os.scandir(path) as entries:
-            inside = [entry.path for entry in entries]
-        for entry in inside:
-            _remove_entry(entry)
-        os.rmdir(path)
-
-
-def _read_bytes(path: str) -> bytes:
-    """Return a small file's content."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
-    try:
-        parts = []
-        left = LARGEST_STATE_BYTES + 1
-        while left > 0:
-            part = os.read(fd, min(left, 1 << 16))
-            if not part:
-                break
-            parts.append(part)
-            left -= len(part)
+        return os.read(fd, 65536).decode(errors="replace")
     finally:
         os.close(fd)
-    if left <= 0:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-    return b"".join(parts)
-
-
-def _read(path: str) -> str:
-    """Return a small file's content as text."""
-    return _read_bytes(path).decode(errors="replace")
-
-
-def _write_all(fd: int, content: bytes) -> None:
-    """Write all of it; write(2) may do less."""
-    while content:
-        content = content[os.write(fd, content) :]

@@ -47,8 +47,11 @@ def freeze(paths: Mapping[str, str], timeout_seconds: float = 10.0) -> None:
         CgroupError: not all stopped in time, and all were let go again; or there is no
             freezer.
     """
+    from migrate.runtime.cgroup.tree import procs, refuse_strangers
+
     deadline = time.monotonic() + timeout_seconds
     rounds = 0
+    refuse_strangers(paths, procs(paths))
     _set(paths, frozen=True)
     while frozen_state(paths) != "FROZEN":
         if time.monotonic() >= deadline:

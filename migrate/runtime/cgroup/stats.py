@@ -29,7 +29,7 @@ def stats(paths: Mapping[str, str]) -> dict[str, Any]:
         sections = stats_v1.read(paths)
     return {
         "cpu": sections["cpu"],
-        "cpuset": _CPUSET | sections.get("cpuset", {}),
+        "cpuset": sections.get("cpuset") or _CPUSET,
         "memory": sections["memory"],
         "pids": sections["pids"],
         "blkio": {name: entries for name, entries in sections["blkio"].items() if entries},

@@ -95,12 +95,7 @@ def kill(paths: Mapping[str, str], timeout_seconds: float = 10.0) -> None:
     deadline = time.monotonic() + timeout_seconds
     pause = RETRY_SECONDS
     while pids := procs(paths):
-        if os.getpid() in pids or 0 in pids:
-            raise CgroupError(
-                f"control group {_tree_of_processes(paths)} holds processes that are not "
-                "the container's",
-                "Look at its cgroup.procs; this program will not kill them.",
-            )
+        refuse_strangers(paths, pids)
         if time.monotonic() >= deadline:
             raise CgroupError(
                 f"processes {', '.join(map(str, pids))} did not die within {timeout_seconds:g} s",
@@ -109,6 +104,22 @@ def kill(paths: Mapping[str, str], timeout_seconds: float = 10.0) -> None:
         _kill_once(paths, pids)
         time.sleep(pause)
         pause = min(pause * 2, LONGEST_RETRY_SECONDS)
+
+
+def refuse_strangers(paths: Mapping[str, str], pids: list[int]) -> None:
+    """Refuse to freeze or kill what cannot be a container: it holds this very process.
+
+    A record may be forged or out of date, and name the group of somebody else.
+
+    Raises:
+        CgroupError: it does, or a process of another pid namespace.
+    """
+    if os.getpid() in pids or 0 in pids:
+        raise CgroupError(
+            f"control group {_tree_of_processes(paths)} holds processes that are not "
+            "the container's",
+            "Look at its cgroup.procs; this program leaves them alone.",
+        )
 
 
 def destroy(paths: Mapping[str, str], timeout_seconds: float = 5.0) -> None:
@@ -122,7 +133,7 @@ def destroy(paths: Mapping[str, str], timeout_seconds: float = 5.0) -> None:
     deadline = time.monotonic() + timeout_seconds
     for directory in paths.values():
         if os.path.ismount(directory):
-            raise CgroupError(f"{directory} is the root of a tree, and stays")
+            raise CgroupError(f"control group {directory} is the root of its tree, and stays")
         pause = RETRY_SECONDS
         while not _removed(directory):
             if time.monotonic() >= deadline:
@@ -165,7 +176,9 @@ def _tree_of_processes(paths: Mapping[str, str]) -> str | None:
 
 
 def _walk(directory: str) -> Iterator[str]:
-    """Yield a cgroup and all below it, parents first."""
+    """Yield a cgroup and all below it, parents first; nothing that is no cgroup."""
+    if not os.path.exists(f"{directory}/cgroup.procs"):
+        return
     yield directory
     try:
         with os.scandir(directory) as entries:
