@@ -71,6 +71,7 @@ SCHEMA_VERSION = 1
 PHASES = ("creating", "created", "started")
 ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 ID_LONGEST = 1024
+LARGEST_PID = 1 << 22  # PID_MAX_LIMIT of 64-bit kernels
 _FIELDS: dict[str, type] = {
     "schema_version": int,
     "id": str,
@@ -340,6 +341,8 @@ class Store:
                 raise self._broken(container_id, f"{name} holds what is no text")
         if not all(isinstance(value, str) for value in data["stdio"]):
             raise self._broken(container_id, "stdio holds what is no text")
+        if not 0 <= data["pid"] <= LARGEST_PID:
+            raise self._broken(container_id, f"pid {data['pid']} cannot be one")
         if data["phase"] not in PHASES or data["id"] != container_id:
             raise self._broken(container_id, "phase or id is not this container's")
         record: Record = data  # type: ignore[assignment]  # each field checked above
