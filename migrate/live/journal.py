@@ -36,7 +36,7 @@ from typing import Any, Literal, Self
 from migrate.errors import Locked, MigrateError, MigrationError, Undecided
 from migrate.live import faults
 from migrate.live.phases import AnyPhase, Side, may_follow, phase_of
-from migrate.runtime.state import boot_id, process_start_ticks, sync_directory, validate_id
+from migrate.runtime.state import boot_id, process_start_ticks, validate_id
 
 FOLDER_VARIABLE = "MIGRATE_JOURNAL"
 FOLDER_OF_ROOT = "/var/lib/migrate"
@@ -236,8 +236,8 @@ class Journal:
             )
             _write_at(journal._fd, bytes(ROOM_BYTES), 0)
             os.fsync(journal._fd)
-            sync_directory(folder)
-            sync_directory(os.path.dirname(folder))
+            _sync_folder(folder)
+            _sync_folder(os.path.dirname(folder))
         except OSError as error:
             if journal is not None:
                 with contextlib.suppress(OSError):
@@ -479,7 +479,7 @@ def _clear(folder: str) -> None:
     for name in names:
         os.unlink(f"{folder}/{name}")
     os.rmdir(folder)
-    sync_directory(os.path.dirname(folder))
+    _sync_folder(os.path.dirname(folder))
     with contextlib.suppress(OSError):  # others are in it
         os.rmdir(os.path.dirname(folder))
 
@@ -490,3 +490,12 @@ def _write_at(fd: int, content: bytes, offset: int) -> None:
     while view:
         written = os.pwrite(fd, view, offset)
         view, offset = view[written:], offset + written
+
+
+def _sync_folder(folder: str) -> None:
+    """Make the entries of a folder last through a power cut, see fsync(2)."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
