@@ -12,7 +12,14 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from migrate.errors import LinkClosed, LinkError, MigrateError, PeerError, ProtocolError
+from migrate.errors import (
+    LinkClosed,
+    LinkError,
+    MigrateError,
+    PeerError,
+    ProtocolError,
+    TransportError,
+)
 from migrate.transport import frames
 from migrate.transport.control_pb2 import Call, Control, Error, Event, Result
 from migrate.transport.fate import Fate
@@ -186,7 +193,8 @@ class Messages:
                 self.reply_error(message, ProtocolError(f"{what}: unknown here"))
                 continue
             slots.acquire()
-            self.message_threads = [t for t in self.message_threads if t.is_alive()]
+            if self._fate.error is not None:
+                continue  # what came before the end, and can be answered no more
             name = f"link-call-{message.call.method}"
             self._spawn(name, self._answer_call, run, message, slots)
 
@@ -198,7 +206,7 @@ class Messages:
         except BaseException as error:  # noqa: BLE001 - the caller over there gets it
             try:
                 self.reply_error(message, error)
-            except LinkError:
+            except TransportError:
                 return  # nobody is there to answer; `serve` says so
         finally:
             slots.release()
@@ -223,8 +231,10 @@ class Messages:
 
     def _spawn(self, name: str, run: Callable[..., None], *args: object) -> None:
         thread = threading.Thread(name=name, target=run, args=args, daemon=True)
-        self.message_threads.append(thread)
         thread.start()
+        with self._fate.lock:
+            self.message_threads = [t for t in self.message_threads if t.is_alive()]
+            self.message_threads.append(thread)
 
     # Called by the link's receiving thread.
 

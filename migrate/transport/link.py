@@ -201,7 +201,9 @@ class Link(Messages):
             self._join([*self._own_threads, *self._outbox.threads], 1.0)
         self._channel.abort()
         self._join([*self._own_threads, *self._outbox.threads], None)
-        self._join(self.message_threads, timeout_seconds)
+        with self._fate.lock:
+            handlers = list(self.message_threads)
+        self._join(handlers, timeout_seconds)
         self._channel.close()
 
     def _wait_for_end(self, timeout_seconds: float) -> None:
@@ -215,7 +217,6 @@ class Link(Messages):
         for number, reader in self._readers.items():
             reader.give_up(reason)
             self._queue(Kind.RESET, frames.pack_reason(reason), number, 0)
-        self._readers.clear()
 
     def _join(self, threads: list[threading.Thread], timeout_seconds: float | None) -> None:
         for thread in threads:
@@ -418,19 +419,19 @@ class Link(Messages):
         self._fail(LinkError(f"{self.peer_name}: silent for {self._silence_seconds:g} s"))
 
     def _fail(self, error: Exception) -> None:
-        """Fail the link; what the channel knows of its end is better than that it ended."""
+        """Fail the link; what the channel knows of its end is better than that it ended.
+
+        Before the greeting it is the login, the agent's start or its version
+        that failed, and the error is that; afterwards it is the link.
+        """
         if not isinstance(error, TransportError):
             text = f"{type(error).__name__}: {error}"
             error = ProtocolError(f"{self.peer_name}: unexpected failure in the link: {text}")
-        elif isinstance(error, ChannelEnded) and self._fate.error is None:
-            error = self._explained(error)
-        if self._fate.fail(error):
+        if isinstance(error, ChannelEnded) and self._fate.error is None:
+            cause = self._channel.explain() or LinkError(error.message, error.hint)
+        else:
+            cause = error
+        if self._theirs is not None and not isinstance(cause, LinkError):
+            cause = LinkError(cause.message, cause.hint)
+        if self._fate.fail(cause):
             self._channel.abort()
-
-    def _explained(self, error: ChannelEnded) -> TransportError:
-        cause = self._channel.explain() or error
-        # Before the greeting it is the login or the agent's start that failed,
-        # afterwards the link.
-        if self._theirs is None and not isinstance(cause, ChannelEnded):
-            return cause
-        return LinkError(cause.message, cause.hint)

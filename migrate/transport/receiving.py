@@ -169,7 +169,7 @@ class StreamReader:
             raise ProtocolError(
                 f"stream {self.name}: sent more than the declared {self.budget_bytes} bytes"
             )
-        if not self._over:
+        if not (self._over or self._given_up):
             self._queue.append((header, payload))
             self._arrival.notify_all()
 

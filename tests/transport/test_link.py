@@ -139,7 +139,7 @@ def test_a_peer_that_floods_with_calls_is_cut_off() -> None:
         flood = (Header(Kind.CONTROL, len(data)).pack() + data) * 5000
         waiting = Background(lambda: link.call("y"))
         peer.send(flood)
-        with pytest.raises(ProtocolError, match="more messages than are received"):
+        with pytest.raises(LinkError, match="more messages than are received"):
             waiting.join()
     peer.close()
 
@@ -269,7 +269,7 @@ def test_complete_streams_that_nobody_accepts_do_not_fill_the_memory(links: Link
 
     with pytest.raises(LinkError):
         open_and_complete()
-    with pytest.raises(ProtocolError, match="more than 32 streams"):
+    with pytest.raises(LinkError, match="more than 32 streams"):
         destination.receive(5)
 
 

@@ -55,7 +55,7 @@ def test_a_frame_that_the_protocol_forbids_ends_the_link(wire: bytes, complaint:
     link, peer, _ = raw_peer()
     waiting = Background(link.receive)
     sending = Background(peer.send, wire)
-    with pytest.raises(ProtocolError, match=complaint):
+    with pytest.raises(LinkError, match=complaint):
         waiting.join()
     link.close()
     peer.abort()
