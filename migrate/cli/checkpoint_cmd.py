@@ -1,29 +1,41 @@
-"""`migrate checkpoint`: a running container becomes images, and ends."""
+"""`migrate checkpoint`: a running container saved as images."""
 
 from __future__ import annotations
 
-from migrate.checkpoint.container import checkpoint
-from migrate.cli.criu_requests import image_path, request_of, work_path
+import os
+
+from migrate.cli.imaging import image_path, refuse_unsupported, request, work_path
+from migrate.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from migrate.cli.command import Call
 
+# option -> what to do without it
+UNSUPPORTED = {
+    "lazy-pages": "Leave it out: memory is written to the images.",
+    "page-server": "Leave it out, or move the container with `migrate live`.",
+    "parent-path": "Leave it out: each checkpoint is whole.",
+    "pre-dump": "Leave it out: each checkpoint is whole.",
+    "status-fd": "Leave it out with --lazy-pages.",
+}
+
 
 def run(call: Call) -> int:
-    """Do it, alone with the container."""
-    request = request_of(
-        call,
-        leave_running=call.has("leave-running"),
-        tcp_skip_in_flight=call.has("tcp-skip-in-flight"),
-    )
-    criu = call.globals["criu"]
+    """Save it, and end it unless told otherwise."""
+    refuse_unsupported(call, UNSUPPORTED)
+    # As runc: images of a checkpoint that is nowhere named go here.
+    folder = image_path(call)
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise UsageError(f"--image-path {folder} is no directory")
+    from migrate.checkpoint.container import checkpoint
+
     checkpoint(
         call.store,
         call.id,
-        image_path(call),
-        request,
-        criu=criu if isinstance(criu, str) else None,
+        folder,
+        request(call),
+        criu=str(call.globals["criu"] or "") or None,
         work_path=work_path(call),
     )
     return 0

@@ -1,65 +1,68 @@
-"""`migrate restore`: images become a running container again."""
+"""`migrate restore`: a container brought back from images."""
 
 from __future__ import annotations
 
-from migrate.checkpoint.container import RestoreOptions, restore
 from migrate.cli.bundles import bundle_of, refuse_systemd
-from migrate.cli.criu_requests import image_path, request_of, work_path
-from migrate.errors import UsageError
+from migrate.cli.imaging import image_path, refuse_unsupported, request, work_path
 from migrate.runtime.delete import delete
-from migrate.runtime.spec import decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from migrate.checkpoint.container import RestoreOptions
     from migrate.cli.command import Call
     from migrate.runtime.state import Record
 
+UNSUPPORTED = {"lazy-pages": "Leave it out: memory is read from the images."}
+
 
 def run(call: Call) -> int:
-    """Restore it; wait for its end and delete it, unless detached."""
+    """Restore it; wait for its end and delete it, unless told otherwise."""
+    from migrate.checkpoint.container import RestoreOptions
+
     refuse_systemd(call)
-    if call.has("no-pivot"):
-        raise UsageError("CRIU knows no other way than pivot_root", "Leave --no-pivot out.")
+    refuse_unsupported(call, UNSUPPORTED)
+    options = RestoreOptions(
+        console_socket=call.text("console-socket"), pid_file=call.text("pid-file")
+    )
     if call.has("detach"):
-        _begin(call, RestoreOptions(console_socket=call.text("console-socket")))
+        _restore(call, options)
         return 0
-    return _foreground(call)
-
-
-def _foreground(call: Call) -> int:
-    """Stand between it and our terminal, or our descriptors."""
-    from migrate.runtime.launch import read_config
     from migrate.runtime.relay import Relay
 
-    bundle = bundle_of(call)
-    process = decode(read_config(bundle), f"{bundle}/config.json")["process"]
-    socket = call.text("console-socket")
-    has_terminal = bool(process.get("terminal")) and not socket
-    with Relay(terminal=has_terminal) as relay:
-        taken = RestoreOptions(
-            console_socket=socket, take_console=relay.take_console if has_terminal else None
-        )
-        status = relay.wait(_begin(call, taken)["pid"])
+    terminal = _has_terminal(call) and not options.console_socket
+    with Relay(terminal=terminal) as relay:
+        if terminal:
+            options.take_console = relay.take_console
+        record = _restore(call, options)
+        status = relay.wait(record["pid"])
     delete(call.store, call.id, force=True)
     return status
 
 
-def _begin(call: Call, taken: RestoreOptions) -> Record:
-    """Restore it."""
-    taken.pid_file = call.text("pid-file")
-    criu = call.globals["criu"]
-    return restore(
+def _has_terminal(call: Call) -> bool:
+    """Tell whether the container in the images has a terminal."""
+    from migrate.checkpoint.images import ImageDirectory
+
+    with ImageDirectory(image_path(call)) as images:
+        return images.manifest().facts.terminal
+
+
+def _restore(call: Call, options: RestoreOptions) -> Record:
+    """Restore it as the options say."""
+    from migrate.checkpoint.container import restore
+
+    record = restore(
         call.store,
         call.id,
         bundle_of(call),
         image_path(call),
-        request_of(
-            call,
-            tcp_close=call.has("tcp-close"),
-            lsm_profile=call.text("lsm-profile"),
-            lsm_mount_context=call.text("lsm-mount-context"),
-        ),
-        taken,
-        criu=criu if isinstance(criu, str) else None,
+        request(call),
+        options,
+        criu=str(call.globals["criu"] or "") or None,
         work_path=work_path(call),
     )
+    if call.has("no-subreaper"):
+        from migrate import syscalls
+
+        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 0)
+    return record

@@ -113,18 +113,24 @@ def empty(directory: int, *, but: str = "") -> list[str]:
     strangers = []
     names = os.listdir(directory)
     for name in sorted(names, key=lambda name: (name != RECORD, name == LOCK)):
-        if name not in OWN and not name.startswith(TEMPORARY):
+        is_own = name in OWN or name.startswith(TEMPORARY)
+        if name != but and not _removed(directory, name, is_own=is_own):
             strangers.append(name)
-        elif name != but:
-            _remove(directory, name)
     return strangers
 
 
-def _remove(directory: int, name: str) -> None:
-    """Remove a file; or, in its place, an empty directory."""
+def _removed(directory: int, name: str, *, is_own: bool) -> bool:
+    """Remove a file of ours, or any directory that is empty; tell whether it is gone."""
     try:
-        os.unlink(name, dir_fd=directory)
+        if is_own:
+            os.unlink(name, dir_fd=directory)
+            return True
     except FileNotFoundError:
-        return
+        return True
     except IsADirectoryError:
+        pass
+    try:
         os.rmdir(name, dir_fd=directory)
+    except OSError:  # it holds something, is mounted on, or is no directory
+        return False
+    return True
