@@ -484,6 +484,15 @@ def _clear(folder: str) -> None:
         os.rmdir(os.path.dirname(folder))
 
 
+def sync_directory(path: str) -> None:
+    """Make the entries of a directory last through a power cut, see fsync(2)."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def _write_at(fd: int, content: bytes, offset: int) -> None:
     """Write all of it; pwrite(2) may do less."""
     view = memoryview(content)

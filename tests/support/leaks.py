@@ -26,6 +26,7 @@ LASTING = (
     "/run/criu*",
     "/run/lock",
     "/run/migrate",
+    "/run/mount",  # by umount(8), for its notes
     "/run/netns",
     "/run/runc",
     "/run/xtables.lock",
