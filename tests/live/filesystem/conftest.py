@@ -110,3 +110,20 @@ def small_file_system(tmp_path: Path) -> Iterator[Path]:
         yield place
     finally:
         subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.fixture
+def overlay(tmp_path: Path) -> Iterator[Path]:
+    """An overlay of two layers."""
+    for name in ("lower/directory", "lower/opaque", "upper", "work", "merged"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("lower-only", "changed", "removed", "directory/file", "opaque/old"):
+        (tmp_path / "lower" / name).write_text(name)
+    os.link(tmp_path / "lower/changed", tmp_path / "lower/directory/linked")
+    layers = ",".join(f"{key}dir={tmp_path}/{key}" for key in ("lower", "upper", "work"))
+    place = tmp_path / "merged"
+    subprocess.run(["mount", "-t", "overlay", "-o", layers, "overlay", str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from migrate.errors import FileSyncError
+from migrate.live.filesystem.source import TreeSource
 
 from .conftest import Sync, listing
 
@@ -195,3 +196,21 @@ def test_a_file_that_could_not_be_read_in_time_comes_later_and_its_directory_kee
     assert not (sync.there / "directory/file").exists()
     sync.run(frozen=True)
     assert listing(sync.there) == listing(sync.here)
+
+
+def test_an_overlay_arrives_as_it_is_seen_whiteouts_and_copies_included(
+    sync: Sync, overlay: Path
+) -> None:
+    sync.source.close()
+    (overlay / "lower-only").chmod(0o600)
+    with TreeSource(sync.source._link, "rootfs", str(overlay)) as source:
+        sync.source = source
+        sync.run()
+        (overlay / "changed").write_text("copied up")
+        (overlay / "removed").unlink()
+        (overlay / "directory/new").write_text("upper")
+        (overlay / "opaque/old").unlink()
+        (overlay / "opaque").rmdir()
+        (overlay / "opaque").mkdir()
+        sync.run(frozen=True)
+        assert listing(sync.there) == listing(overlay)
