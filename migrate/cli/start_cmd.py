@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from migrate.errors import WrongStatus
+from migrate.runtime.begin import start
 from migrate.runtime.cgroup.freezer import frozen_state
-from migrate.runtime.launch import start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """What passes between a command's caller, the command, and the waiting process.
 
-Lives here: sockets of the start handshake, of the console and of the pidfd, the pid
-file, and descriptors of socket activation. Imported by `launch` and `execute`.
+Lives here: sockets of the console and of the pidfd, the pid file, and descriptors of
+socket activation. Imported by `launch` and `execute`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 
 from migrate import syscalls
 from migrate.errors import StageError, UsageError
-from migrate.runtime import protocol
+from migrate.runtime import door, protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,70 +29,6 @@ if TYPE_CHECKING:
         take_console: Callable[[int], None] | None
         pid_file: str
         pidfd_socket: str
-
-
-# sun_path without its final zero, see unix(7).
-LONGEST_SOCKET_PATH = 107
-LARGEST_PROBLEM_BYTES = 65536
-
-
-def listen(path: str) -> int:
-    """A listening socket at a path, which may be longer than the kernel's limit."""
-    end = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    directory, name = os.path.split(path)
-    fd = os.open(directory, syscalls.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        end.bind(f"/proc/self/fd/{fd}/{name}")
-        end.listen(1)
-    finally:
-        os.close(fd)
-    return end.detach()
-
-
-def connect(path: str) -> _socket.socket:
-    """A socket connected to a path, see `listen`.
-
-    Raises:
-        OSError: FileNotFoundError, ConnectionRefusedError where nobody listens.
-    """
-    end = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    try:
-        if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
-            end.connect(path)
-            return end
-        directory, name = os.path.split(path)
-        fd = os.open(directory, syscalls.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            end.connect(f"/proc/self/fd/{fd}/{name}")
-        finally:
-            os.close(fd)
-    except BaseException:
-        end.close()
-        raise
-    return end
-
-
-def knock(path: str) -> str | None:
-    """Tell a waiting first process to go on, and hear how that went.
-
-    Returns:
-        "" when it has become the payload, the problem when it could not, None
-        when nobody waits.
-    """
-    try:
-        end = connect(path)
-    except (FileNotFoundError, ConnectionRefusedError):
-        return None
-    try:
-        end.sendall(protocol.START_WORD)
-        said = b""
-        while len(said) < LARGEST_PROBLEM_BYTES and (part := end.recv(4096)):
-            said += part
-    except (BrokenPipeError, ConnectionResetError):
-        return None
-    finally:
-        end.close()
-    return said.decode("utf-8", "replace")
 
 
 def console(body: bytes, fds: list[int], options: Takers) -> None:
@@ -140,7 +76,7 @@ def _write_pid_file(path: str, pid: int) -> None:
 
 def _send_fd(path: str, name: bytes, fd: int) -> None:
     try:
-        end = connect(path)
+        end = door.connect(path)
     except OSError as error:
         raise UsageError(
             f"socket {path}: {str(error.strerror).lower()}",

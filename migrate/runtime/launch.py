@@ -1,9 +1,9 @@
-"""Making containers, and letting them start.
+"""Making containers.
 
-Lives here: what `create` and `start` do on the host's side, in their order, and
-what is taken back when a step fails. Must not live here: anything done inside the
-container (`init`), decisions (`plan`), other commands. May be imported by every
-room above `runtime`; `exec` is in `runtime.execute`.
+Lives here: what `create` does on the host's side, in its order, and what is taken
+back when a step fails. Must not live here: anything done inside the container
+(`init`), decisions (`plan`), other commands. May be imported by every room above
+`runtime`; `start` is in `runtime.begin`, `exec` in `runtime.execute`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 
 from migrate import syscalls
-from migrate.errors import ConfigError, HookError, KernelError, StageError, WrongStatus
-from migrate.runtime import cgroup, handover, hooks, plan, protocol, state
+from migrate.errors import ConfigError, HookError, KernelError, StageError
+from migrate.runtime import cgroup, door, handover, hooks, interrupt, plan, protocol, state
+from migrate.runtime.begin import start
 from migrate.runtime.spec.decoding import decode
 from migrate.runtime.spec.validation import RLIMITS, rootfs_path, validate
 from migrate.runtime.stage import Stage
@@ -23,6 +24,18 @@ if TYPE_CHECKING:
 
     from migrate.runtime.spec.model import Linux, Process, Spec
     from migrate.runtime.state import Record, Store
+
+__all__ = [
+    "CreateOptions",
+    "answer_limits",
+    "create",
+    "create_from_bundle",
+    "new_record",
+    "read_config",
+    "start",
+    "take_back",
+    "write_config",
+]
 
 LARGEST_CONFIG_BYTES = 64 << 20
 
@@ -152,69 +165,28 @@ def create(
     validate(spec, bundle)
     _check_terminal(spec["process"], options)
     stage = options.stage or Stage(options.preserve_fds + handover.listen_fds())
+    before = interrupt.raise_on_signals()
     try:
         handover.adopt_listen_fds(spec["process"], options)
         with store.lock(container_id, create=True, command="create"):
             directory = store.reserve(container_id)
-            record = _new_record(container_id, spec, bundle)
+            record = new_record(container_id, spec, bundle)
             try:
-                _write_config(directory, options.config or read_config(bundle))
+                write_config(directory, options.config or read_config(bundle))
                 store.save(record)
                 _launch(store, record, spec, options, stage)
             except BaseException:
                 stage.abort()
-                _take_back(store, record)
+                take_back(store, record)
                 if record["pid"]:
                     _tell_hooks_it_ended(spec, record)
                 raise
     except BaseException:
         stage.abort()
         raise
+    finally:
+        interrupt.restore(before)
     return record
-
-
-def start(store: Store, record: Record) -> None:
-    """Let a created container's first process become its payload.
-
-    Called with the container's lock held.
-
-    Raises:
-        WrongStatus: it is not in the state to be started.
-        StageError: the payload could not be executed; the container has stopped.
-        HookError: a poststart hook failed; the container was killed.
-    """
-    container_id = record["id"]
-    if state.status(record) == "paused":
-        # A frozen process would never answer, nor let go of the lock held here.
-        raise WrongStatus(
-            "cannot start a container in the paused state",
-            f"Run `migrate resume {container_id}` first.",
-        )
-    if record["phase"] == "started":
-        stopped = state.status(record) == "stopped"
-        raise WrongStatus(
-            "cannot start a container that has stopped"
-            if stopped
-            else "cannot start an already running container"
-        )
-    directory = store.path(container_id)
-    path = f"{directory}/{protocol.START_SOCKET}"
-    problem = handover.knock(path)
-    if problem is None:
-        raise WrongStatus("cannot start a container that has stopped")
-    record["phase"] = "started"
-    store.save(record)
-    os.unlink(path)
-    if problem:
-        raise StageError(f"unable to start container process: {problem}")
-    config = _read(f"{directory}/config.json")
-    if b'"poststart"' in config:
-        spec = decode(config, f"{directory}/config.json")
-        try:
-            hooks.run("poststart", spec, record, "running", record["pid"])
-        except BaseException:
-            cgroup.kill(record["cgroup"])
-            raise
 
 
 def _launch(store: Store, record: Record, spec: Spec, options: CreateOptions, stage: Stage) -> None:
@@ -239,7 +211,7 @@ def _launch(store: Store, record: Record, spec: Spec, options: CreateOptions, st
         keyring=keyring,
         preserve_fds=options.preserve_fds,
     )
-    listener = handover.listen(f"{directory}/{protocol.START_SOCKET}")
+    listener = door.listen(f"{directory}/{door.SOCKET}")
     try:
         pid = stage.fork(the_plan, (listener,), lambda pid: _write_maps(pid, linux))
     finally:
@@ -320,7 +292,8 @@ def _check_terminal(process: Process, options: CreateOptions) -> None:
         )
 
 
-def _new_record(container_id: str, spec: Spec, bundle: str) -> Record:
+def new_record(container_id: str, spec: Spec, bundle: str) -> Record:
+    """Return the record of a container that is being made, before it has a process."""
     linux: Linux = spec.get("linux", {})
     return {
         "schema_version": state.SCHEMA_VERSION,
@@ -353,7 +326,7 @@ def _owner() -> str:
         return f"#{uid}"
 
 
-def _take_back(store: Store, record: Record) -> None:
+def take_back(store: Store, record: Record) -> None:
     """Leave nothing of a container that could not be made."""
     try:
         cgroup.kill(record["cgroup"])
@@ -374,7 +347,8 @@ def _tell_hooks_it_ended(spec: Spec, record: Record) -> None:
         return
 
 
-def _write_config(directory: str, config: bytes) -> None:
+def write_config(directory: str, config: bytes) -> None:
+    """Keep the configuration a container was made of, byte for byte."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     fd = os.open(f"{directory}/config.json", flags, 0o600)
     try:
@@ -407,14 +381,3 @@ def _link(path: str) -> str:
         return os.readlink(path)
     except OSError:  # closed by the caller, or not ours to see
         return ""
-
-
-def _read(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        data = b""
-        while part := os.read(fd, 1 << 20):
-            data += part
-        return data
-    finally:
-        os.close(fd)

@@ -64,11 +64,6 @@ LARGEST_MESSAGE_BYTES = 32 << 20
 MOST_DESCRIPTORS = 16
 _ORDER = sys.byteorder
 
-# What `start` says to the waiting stage, which answers with nothing but the end of
-# the connection (it is running), or with the text of what went wrong.
-START_WORD = b"start\n"
-START_SOCKET = "start.sock"
-
 
 class ChannelEnded(StageError):
     """The other side closed the channel: it has ended."""

@@ -129,7 +129,7 @@ def test_it_gets_a_terminal_of_the_containers(
 def test_it_works_in_a_user_namespace(runner: Runner) -> None:
     from tests.runtime.test_namespaces import with_user_namespace
 
-    for path in [runner.folder, *runner.folder.parents][:4]:
+    for path in [runner.folder, *runner.folder.parents][:3]:
         path.chmod(0o755)
     runner.bundle(change=with_user_namespace)
     record = runner.create()

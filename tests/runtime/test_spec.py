@@ -241,7 +241,7 @@ def change(path: str, value: Value) -> Change:
         (change("process", None), "$.process: process property must not be empty"),
         (change("process.args", []), "$.process.args: args must not be empty"),
         (change("process.cwd", ""), "$.process.cwd: Cwd property must not be empty"),
-        (change("process.cwd", "tmp"), "$.process.cwd: Cwd must be an absolute path"),
+        (change("process.cwd", "tmp"), '$.process.cwd: "tmp": Cwd must be an absolute path'),
         (change("process.env", ["A"]), '$.process.env[0]: "A" is not NAME=VALUE'),
         (change("process.env", ["=A"]), '$.process.env[0]: "=A" is not NAME=VALUE'),
         (

@@ -83,6 +83,13 @@ class Context:
             os.close(seen)
 
 
+def close_all_but(first: int, kept: int) -> None:
+    """Close every descriptor from first on but one."""
+    if kept > first:
+        syscalls.close_range(first, kept - 1)
+    syscalls.close_range(max(first, kept + 1))
+
+
 def close_on_exec_from(first: int) -> None:
     """Let no descriptor from first on reach the payload (CVE-2024-21626)."""
     syscalls.close_range(first, flags=syscalls.CLOSE_RANGE_CLOEXEC)

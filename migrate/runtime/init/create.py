@@ -11,10 +11,10 @@ import os
 
 from migrate import syscalls
 from migrate.errors import MigrateError, StageError
-from migrate.runtime import protocol
+from migrate.runtime import door, protocol
 from migrate.runtime.init import console, credentials, devices, hooks, kernelfiles, mounts
 from migrate.runtime.init import process as payload
-from migrate.runtime.init.context import Context
+from migrate.runtime.init.context import Context, close_all_but
 from migrate.runtime.init.rootfs import attach, move_to_root, pivot
 
 TYPE_CHECKING = False
@@ -50,6 +50,9 @@ def run(channel: protocol.Channel, plan: dict[str, Any], fds: list[int]) -> NoRe
         channel.send("READY")
         channel.expect("RELEASE")
         channel.close()
+        # Whoever shares the pid namespace sees what is open here: nothing but what the
+        # payload gets, and the socket.
+        close_all_but(3 + process["preserve_fds"], fds[0])
     except BaseException as error:  # noqa: BLE001 - the process ends here
         channel.report(error)
         os._exit(1)
@@ -131,7 +134,7 @@ def wait_and_execute(
     while True:
         fd, _ = listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - the C module has no other
         connection = _socket.socket(fileno=fd)
-        if connection.recv(len(protocol.START_WORD)) == protocol.START_WORD:
+        if connection.recv(len(door.START_WORD)) == door.START_WORD:
             break
         connection.close()
     try:

@@ -140,6 +140,7 @@ def validate(spec: Spec, bundle: str) -> None:
         _mount(mount, f"$.mounts[{at}]")
     _belongings(spec, linux, kinds)
     _id_mappings(linux, kinds)
+    _cgroups_path(linux)
     _sysctl(linux, kinds)
     _devices(linux)
     _hooks(spec)
@@ -266,6 +267,17 @@ def _id_mappings(linux: Linux, kinds: dict[str, str]) -> None:
     if kinds.get("user") == "" and not all(mapped):
         raise ConfigError(
             "$.linux.namespaces", "a new user namespace needs uidMappings and gidMappings"
+        )
+
+
+def _cgroups_path(linux: Linux) -> None:
+    """A path that leads up, or to the tree's root, would put limits on strangers."""
+    path = linux.get("cgroupsPath", "")
+    if ".." in path.split("/") or (path and not path.strip("/.")):
+        raise ConfigError(
+            "$.linux.cgroupsPath",
+            f'"{path}" is not below the root of the control groups',
+            'Write a path without "..".',
         )
 
 
