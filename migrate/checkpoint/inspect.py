@@ -21,14 +21,15 @@ from migrate.checkpoint.facts import Connection, Facts, Mount, NetworkNamespace,
 from migrate.errors import StateError
 
 _CGROUP_FSTYPES = ("cgroup", "cgroup2")
-# A file system type that CRIU makes anew, because it is the kernel's view of the
-# container itself or its content is in the image (criu/filesystems.c).
-_REMADE_FSTYPES = frozenset(
+# File systems that CRIU makes anew (criu/filesystems.c): views of the kernel, and those
+# whose content is in the image where they are the container's own.
+_VIEW_FSTYPES = frozenset(
     (
-        *("proc", "sysfs", "tmpfs", "devpts", "mqueue", "binfmt_misc", "debugfs", "tracefs"),
-        *("securityfs", "pstore", "fusectl", "configfs", "bpf", "devtmpfs"),
+        *("proc", "sysfs", "mqueue", "binfmt_misc", "debugfs", "tracefs", "securityfs"),
+        *("pstore", "fusectl", "configfs", "bpf"),
     )
 )
+_OWN_FSTYPES = frozenset(("tmpfs", "devpts", "devtmpfs"))
 _CGROUP_FLAGS = frozenset(
     (
         *("rw", "ro", "xattr", "clone_children", "noprefix", "seclabel"),
@@ -164,7 +165,9 @@ def _mounts(
 
 def _is_made_inside(line: procfs.MountLine, host: list[procfs.MountLine]) -> bool:
     """Tell whether CRIU makes this file system anew."""
-    return line.fstype in _REMADE_FSTYPES and all(line.device != each.device for each in host)
+    return line.fstype in _VIEW_FSTYPES or (
+        line.fstype in _OWN_FSTYPES and all(line.device != each.device for each in host)
+    )
 
 
 def _controller(line: procfs.MountLine) -> str:
