@@ -410,7 +410,8 @@ class Link(Messages):
                 before = time.monotonic()
                 self._watching.wait(step)
                 silent += min(time.monotonic() - before, 2 * step)
-                if seen != self._frames.received_bytes:
+                # Until the greeting the handshake's own time counts.
+                if seen != self._frames.received_bytes or self._theirs is None:
                     seen, silent = self._frames.received_bytes, 0.0
                 if silent >= self._silence_seconds:
                     break

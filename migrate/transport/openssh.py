@@ -26,6 +26,8 @@ from migrate.transport.sshconfig import ssh_arguments
 _SETTINGS = (
     "BatchMode=yes",
     "StrictHostKeyChecking=yes",
+    "UpdateHostKeys=no",
+    "NoHostAuthenticationForLocalhost=no",
     "Compression=no",
     "ServerAliveInterval=0",
     "ControlMaster=no",

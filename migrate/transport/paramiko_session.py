@@ -1,15 +1,17 @@
 """A session by paramiko: connecting, checking the host, one channel.
 
 Lives here: every use of paramiko but the login's. Must not live here: reading
-configuration or known_hosts files. `migrate.transport.ssh` imports it when it is asked for,
-because importing paramiko takes a tenth of a second.
+configuration or known_hosts files. `migrate.transport.ssh` imports it when it
+is asked for, because importing paramiko takes a tenth of a second.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -47,8 +49,15 @@ _REKEY_PACKETS = 1 << 30
 
 # Unsent bytes the kernel may hold: a control message waits behind no more.
 _UNSENT_BYTES = 1024 * 1024
+_TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; missing in Python's socket
+
 _MOST_JUMPS = 8
 _EXIT_WAIT_SECONDS = 2.0
+_JOIN_SECONDS = 5.0
+
+# What paramiko logs of a failure also reaches us as an exception; without a
+# handler of its own Python would print it.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 def connect(target: Target, options: Options) -> ParamikoSession:
@@ -115,8 +124,12 @@ class ParamikoSession:
 
     def run(self, argv: Sequence[str]) -> ParamikoChannel:
         """See `ssh.Session.run`."""
+        transport = self._transports[-1]
+        # paramiko waits for ever for the answer to exec.
+        patience = threading.Timer(transport.channel_timeout, transport.close)
+        patience.start()
         try:
-            channel = self._transports[-1].open_session(
+            channel = transport.open_session(
                 window_size=_WINDOW_BYTES, max_packet_size=_PACKET_BYTES
             )
             channel.exec_command(command_line(argv))
@@ -124,6 +137,9 @@ class ParamikoSession:
             raise TransportError(
                 f"{self.peer}: cannot start {argv[0]}: {one_line(error)}"
             ) from error
+        finally:
+            patience.cancel()
+            patience.join()
         wrapped = ParamikoChannel(channel, self.peer, argv, self.close)
         self._channels.append(wrapped)
         return wrapped
@@ -221,17 +237,22 @@ class ParamikoChannel:
         self._stderr.finish(None)
 
     def explain(self) -> TransportError | None:
-        """See `ByteChannel.explain`."""
-        ended = self._channel.closed or self._channel.eof_received
-        deadline = time.monotonic() + (_EXIT_WAIT_SECONDS if ended else 0)
-        while not self._channel.exit_status_ready() and time.monotonic() < deadline:
+        """See `ByteChannel.explain`.
+
+        Only a command that ended in order has a status, and its last words are
+        of its end; a connection that broke says nothing of the command.
+        """
+        channel = self._channel
+        if not channel.eof_received:
+            return None
+        deadline = time.monotonic() + _EXIT_WAIT_SECONDS
+        while not channel.exit_status_ready() and time.monotonic() < deadline:
             time.sleep(0.01)
-        known = self._channel.exit_status_ready()
-        status = self._channel.recv_exit_status() if known else -1
-        if ended:
-            self._stderr.finish(0.5)
-        lines = self._stderr.lines
-        return explain_exit(self.peer, self._argv, None if status == -1 else status, lines)
+        self._stderr.finish(0.5)
+        status = channel.recv_exit_status() if channel.exit_status_ready() else -1
+        # paramiko has -1 for a command that a signal ended.
+        known = None if status == -1 else status
+        return explain_exit(self.peer, self._argv, known, self._stderr.lines)
 
 
 # Reaching the host.
@@ -248,7 +269,7 @@ def _dial(config: HostConfig) -> socket.socket:
         )
     except socket.gaierror as error:
         raise TransportError(
-            f"{where}: name cannot be resolved: {error.strerror}".lower(),
+            f"{where}: name cannot be resolved: {str(error.strerror).lower()}",
             "Check the spelling, or give the host a HostName in ~/.ssh/config.",
         ) from error
     except TimeoutError as error:
@@ -265,9 +286,6 @@ def _dial(config: HostConfig) -> socket.socket:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
     return sock
-
-
-_TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; missing in Python's socket
 
 
 def _through(transport: paramiko.Transport, config: HostConfig) -> paramiko.Channel:
@@ -323,7 +341,7 @@ def _end(transport: paramiko.Transport) -> None:
     """Close a connection, and wait for the thread that paramiko runs for it."""
     transport.close()
     if transport.is_alive():
-        transport.join()
+        transport.join(_JOIN_SECONDS)
 
 
 def _choose(

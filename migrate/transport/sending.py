@@ -36,7 +36,6 @@ _QUEUED_BYTES = 4 * 1024 * 1024
 # so that the measurement does not stay what it was an hour ago.
 _SAMPLE_EVERY = 32
 
-
 # How long a message may wait for a frame of data that is being sent.
 _MOMENT_SECONDS = 0.02
 
@@ -106,12 +105,13 @@ class StreamWriter:
                     f"stream {self.name}: more than the declared {self._budget_bytes} bytes"
                 )
             while len(view):
-                room = self._wait_for_room(min(len(view), self._outbox.next_chunk_bytes()))
-                piece, view = view[:room], view[room:]
-                self._queue(piece, owned=owned)
+                size = min(len(view), self._outbox.next_chunk_bytes())
+                self._wait_for_room(size)
+                self._queue(view[:size], owned=owned)
+                view = view[size:]
 
-    def _wait_for_room(self, wanted: int) -> int:
-        """Wait until a chunk fits; returns its size. The lock is held."""
+    def _wait_for_room(self, wanted: int) -> None:
+        """Wait until a chunk of that size fits; the lock is held."""
 
         def fits() -> bool:
             return (
@@ -124,7 +124,6 @@ class StreamWriter:
         self._raise_if_refused()
         if self._over:
             raise LinkError(f"stream {self.name}: is closed")
-        return wanted
 
     def _queue(self, piece: memoryview, *, owned: bool) -> None:
         self._credit -= len(piece)
@@ -143,7 +142,7 @@ class StreamWriter:
         full = len(piece) >= self._outbox.chunk_bytes
         job = _Job(piece if owned else bytes(piece) if full else bytearray(piece))
         self._jobs.append(job)
-        self._outbox.compress_later(self, job)
+        self._outbox.compress_later(job)
 
     def close(self, timeout_seconds: float | None = None) -> None:
         """Send what is left and end the stream; returns when the channel took it.
@@ -258,7 +257,7 @@ class Outbox:
         self._control_bytes = 0
         self._streams: dict[int, StreamWriter] = {}
         self._turns: collections.deque[int] = collections.deque()
-        self._backlog: collections.deque[tuple[StreamWriter, _Job]] = collections.deque()
+        self._backlog: collections.deque[_Job] = collections.deque()
         self._saying_bye = False
         self._chunks = 0
         self._something = fate.condition()
@@ -325,9 +324,9 @@ class Outbox:
 
     # The compressor threads.
 
-    def compress_later(self, writer: StreamWriter, job: _Job) -> None:
+    def compress_later(self, job: _Job) -> None:
         """Queue a chunk for a compressor; the lock is held."""
-        self._backlog.append((writer, job))
+        self._backlog.append(job)
         self._work.notify()
 
     def _compress(self) -> None:
@@ -336,7 +335,7 @@ class Outbox:
             while True:
                 with self.fate.lock:
                     self.fate.wait(self._work, lambda: bool(self._backlog), None)
-                    _, job = self._backlog.popleft()
+                    job = self._backlog.popleft()
                     job.taken = True
                     level = self.meter.level
                     self._chunks += 1

@@ -208,6 +208,23 @@ def test_a_host_key_alias_is_what_the_key_is_known_by(
         assert link.call("add", [1], 10) == 1
 
 
+def test_no_key_is_ever_added_whatever_the_configuration_says(
+    sshd: Sshd, program: Program, tmp_path: Path
+) -> None:
+    known = tmp_path / "known_hosts"
+    known.write_text(sshd.known_hosts.read_text())
+    config = tmp_path / "config"
+    config.write_text(
+        sshd.config.read_text() + "    UpdateHostKeys yes\n    StrictHostKeyChecking no\n"
+    )
+    with linked(Options(str(config), str(known)), program) as link:
+        assert link.call("add", [1], 10) == 1
+    assert known.read_text() == sshd.known_hosts.read_text()
+    known.write_text("")
+    assert isinstance(greeting_error(Options(str(config), str(known)), program), HostKeyError)
+    assert known.read_text() == ""
+
+
 # Who are we?
 
 
@@ -310,6 +327,18 @@ def test_the_last_words_of_a_dying_command_are_in_the_error(sshd: Sshd, program:
     script = "seq 100000 >&2; echo 'ImportError: no zstandard' >&2; exit 3"
     error = greeting_error(sshd.options, program, ["sh", "-c", script])
     assert str(error) == "server: sh ended with status 3: ImportError: no zstandard"
+
+
+def test_a_command_killed_by_a_signal_and_a_connection_cut_are_told_apart(
+    sshd: Sshd, program: Program
+) -> None:
+    error = greeting_error(sshd.options, program, ["sh", "-c", "echo oh >&2; kill -9 $$"])
+    # The ssh program does not say by which end of it a command went.
+    assert str(error) == {"paramiko": "server: sh ended: oh", "openssh": "server: oh"}[program]
+    with through_proxy(sshd) as (proxy, options), linked(options, program) as link:
+        proxy.cut()
+        with pytest.raises(LinkError, match=r"server: (?!env)"):
+            link.receive(10)
 
 
 def test_a_command_that_prints_before_it_greets_is_named_as_that(
