@@ -19,7 +19,7 @@ from migrate.checkpoint.version import version
 from migrate.errors import MigrateError, ProtocolError
 from migrate.live.network import links, rtnetlink
 from migrate.live.network.describe import route_socket
-from migrate.runtime.cgroup.hierarchies import hierarchies
+from migrate.runtime.cgroup.hierarchy import hierarchies
 
 CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 12, 21, 24
 

@@ -1,7 +1,7 @@
 """What happens in a container: its counters, and memory running out.
 
 Lives here: waiting for both. Must not live here: the counters themselves
-(`cgroup.stats`). May be imported by every room above `runtime`. Not to be confused with
+(`cgroup.counters`). May be imported by every room above `runtime`. Not to be confused with
 `migrate.events`, which is what this program itself does.
 """
 

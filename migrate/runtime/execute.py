@@ -13,7 +13,7 @@ from migrate import syscalls
 from migrate.errors import CgroupError, StageError, WrongStatus
 from migrate.runtime import cgroup, handover, plan, state
 from migrate.runtime.cgroup import files
-from migrate.runtime.cgroup.hierarchies import hierarchies
+from migrate.runtime.cgroup.hierarchy import hierarchies
 from migrate.runtime.launch import answer_limits
 from migrate.runtime.spec.validation import NAMESPACE_FILES, validate_process
 from migrate.runtime.stage import Stage

@@ -312,7 +312,7 @@ def named_hierarchies(paths: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """Return key, name below /sys/fs/cgroup, and directory of a container's cgroups."""
     if not any(paths):
         return [(key, "", path) for key, path in paths.items()]
-    from migrate.runtime.cgroup.hierarchies import hierarchies
+    from migrate.runtime.cgroup.hierarchy import hierarchies
 
     trees = hierarchies()
     return [

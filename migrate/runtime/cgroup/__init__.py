@@ -11,11 +11,11 @@ lists them (`memory`, `cpu,cpuacct`), `name=systemd`, and "" for the cgroup2 tre
 
 | module | what |
 |---|---|
-| hierarchies | which trees there are, and where a container's directory is in each |
+| hierarchy | which trees there are, and where a container's directory is in each |
 | tree | make, join, list, kill, remove |
 | freezer | freeze and thaw |
 | limits, limits_v1, limits_v2, devices, device_program | what `linux.resources` asks |
-| stats, stats_v1, stats_v2 | runc's numbers |
+| counters, counters_v1, counters_v2 | runc's numbers |
 
 Each function below is loaded with its module when it is first used: `state` and
 `kill` run in milliseconds and need one of them.
@@ -25,10 +25,10 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from migrate.runtime.cgroup.counters import stats
     from migrate.runtime.cgroup.freezer import freeze, frozen_state, thaw
-    from migrate.runtime.cgroup.hierarchies import Hierarchy, directory_of, hierarchies, resolve
+    from migrate.runtime.cgroup.hierarchy import Hierarchy, directory_of, hierarchies, resolve
     from migrate.runtime.cgroup.limits import create, update
-    from migrate.runtime.cgroup.stats import stats
     from migrate.runtime.cgroup.tree import add, destroy, exists, kill, procs
 
 __all__ = [
@@ -50,19 +50,19 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Hierarchy": "hierarchies",
+    "Hierarchy": "hierarchy",
     "add": "tree",
     "create": "limits",
     "destroy": "tree",
-    "directory_of": "hierarchies",
+    "directory_of": "hierarchy",
     "exists": "tree",
     "freeze": "freezer",
     "frozen_state": "freezer",
-    "hierarchies": "hierarchies",
+    "hierarchies": "hierarchy",
     "kill": "tree",
     "procs": "tree",
-    "resolve": "hierarchies",
-    "stats": "stats",
+    "resolve": "hierarchy",
+    "stats": "counters",
     "thaw": "freezer",
     "update": "limits",
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from migrate.errors import CgroupError
 from migrate.runtime.cgroup import tree
-from migrate.runtime.cgroup.hierarchies import directory_of, is_unified
+from migrate.runtime.cgroup.hierarchy import directory_of, is_unified
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import os
 
 from migrate.errors import CgroupError
 from migrate.runtime.cgroup import files
-from migrate.runtime.cgroup.hierarchies import directory_of
+from migrate.runtime.cgroup.hierarchy import directory_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import time
 
 from migrate.errors import CgroupError
 from migrate.runtime.cgroup import files, freezer
-from migrate.runtime.cgroup.hierarchies import directory_of, is_unified
+from migrate.runtime.cgroup.hierarchy import directory_of, is_unified
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,13 +1,13 @@
 """Counters of cgroup v2, see the kernel's admin-guide/cgroup-v2.rst.
 
 Lives here: which file each number is in, and how it becomes the v1 number of that name.
-Imported by `stats`.
+Imported by `counters`.
 """
 
 from __future__ import annotations
 
 from migrate.runtime.cgroup import files
-from migrate.runtime.cgroup.stats import huge_page_sizes, memory_entry, number, present
+from migrate.runtime.cgroup.counters import huge_page_sizes, memory_entry, number, present
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

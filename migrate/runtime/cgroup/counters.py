@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from migrate.runtime.cgroup import files
-from migrate.runtime.cgroup.hierarchies import is_unified
+from migrate.runtime.cgroup.hierarchy import is_unified
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 def stats(paths: Mapping[str, str]) -> dict[str, Any]:
     """Return the counters; what the kernel does not count is zero, as runc has it."""
     if is_unified(paths):
-        from migrate.runtime.cgroup import stats_v2
+        from migrate.runtime.cgroup import counters_v2
 
-        sections = stats_v2.read(paths[""])
+        sections = counters_v2.read(paths[""])
     else:
-        from migrate.runtime.cgroup import stats_v1
+        from migrate.runtime.cgroup import counters_v1
 
-        sections = stats_v1.read(paths)
+        sections = counters_v1.read(paths)
     return {
         "cpu": sections["cpu"],
         "cpuset": sections.get("cpuset") or _CPUSET,

@@ -1,6 +1,6 @@
 """Counters of cgroup v1, see the kernel's admin-guide/cgroup-v1.
 
-Lives here: which file each number is in. Imported by `stats`.
+Lives here: which file each number is in. Imported by `counters`.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 
 from migrate.runtime.cgroup import files
-from migrate.runtime.cgroup.hierarchies import directory_of
-from migrate.runtime.cgroup.stats import huge_page_sizes, memory_entry, number, present
+from migrate.runtime.cgroup.counters import huge_page_sizes, memory_entry, number, present
+from migrate.runtime.cgroup.hierarchy import directory_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

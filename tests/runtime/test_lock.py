@@ -1,0 +1,144 @@
+"""One command at a time on one container."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from migrate.errors import ContainerNotFound, Locked
+from migrate.runtime import state
+from tests.runtime.test_state import make, record_of
+
+if TYPE_CHECKING:
+    from migrate.runtime.state import Store
+
+PACKAGE_PARENT = str(Path(state.__file__).parents[2])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return state.Store(str(tmp_path / "root"))
+
+
+def test_a_second_command_waits_for_the_first(store: Store) -> None:
+    make(store, "a")
+    order = []
+
+    def second() -> None:
+        with store.lock("a"):
+            order.append("second")
+
+    with store.lock("a"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.05)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_waiting_has_an_end_that_names_the_holder(store: Store) -> None:
+    make(store, "a")
+    with (
+        store.lock("a", command="start"),
+        pytest.raises(Locked, match=rf"in use by `migrate start a` \(pid {os.getpid()}\)"),
+        store.lock("a", timeout_seconds=0.02),
+    ):
+        pass
+
+
+def test_there_is_no_lock_without_a_container(store: Store) -> None:
+    with pytest.raises(ContainerNotFound), store.lock("a"):
+        pass
+    assert not os.path.exists(store.root)
+
+
+def test_a_create_that_failed_leaves_no_directory(store: Store) -> None:
+    def create() -> None:
+        with store.lock("a", create=True):
+            Path(store.reserve("a"), "config.json").write_text("{}")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        create()
+    assert os.listdir(store.root) == []
+
+
+def test_whoever_waits_for_a_deleted_container_learns_it_is_gone(store: Store) -> None:
+    make(store, "a")
+    heard: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            with store.lock("a"):
+                pass
+        except ContainerNotFound as error:
+            heard.append(error)
+
+    with store.lock("a"):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        time.sleep(0.02)
+        store.remove("a")
+    thread.join()
+    assert len(heard) == 1
+
+
+def test_a_killed_holder_lets_go(store: Store) -> None:
+    make(store, "a")
+    program = (
+        f"import sys, time; sys.path.append({PACKAGE_PARENT!r})\n"
+        "from migrate.runtime.state import Store\n"
+        f"with Store({store.root!r}).lock('a'): print('held', flush=True); time.sleep(100)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        assert store.is_locked("a")
+        holder.kill()
+        holder.wait()
+        with store.lock("a", timeout_seconds=2):
+            pass
+
+
+def test_of_sixteen_that_create_at_once_one_wins(store: Store) -> None:
+    program = (
+        f"import sys; sys.path.append({PACKAGE_PARENT!r})\n"
+        "from migrate.errors import ContainerExists\n"
+        "from migrate.runtime.state import Store\n"
+        f"store, record = Store({store.root!r}), {record_of('a')!r}\n"
+        "sys.stdin.read()\n"
+        "try:\n"
+        "    with store.lock('a', create=True):\n"
+        "        store.reserve('a'); store.save(record); sys.exit(0)\n"
+        "except ContainerExists: sys.exit(7)\n"
+    )
+    racers = [
+        subprocess.Popen([sys.executable, "-IS", "-c", program], stdin=subprocess.PIPE)
+        for _ in range(16)
+    ]
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.close()
+    assert sorted(racer.wait(60) for racer in racers) == [0] + [7] * 15
+
+
+def test_a_container_that_is_being_moved_is_left_alone(store: Store) -> None:
+    make(store, "a")
+    guard = Path(store.path("a"), "migration")
+    guard.write_text("to host2\n")
+    with pytest.raises(Locked, match='container "a" is being moved to host2'), store.lock("a"):
+        pass
+    with pytest.raises(Locked):
+        store.refuse_moving("a")
+    guard.unlink()
+    store.refuse_moving("a")
+    with store.lock("a"):
+        pass
