@@ -41,6 +41,7 @@ class Taker:
 
     def read_until(self, end: bytes) -> str:
         """What the terminal shows, up to and with an end."""
+        self._thread.join(10)
         seen = b""
         while end not in seen:
             assert select.select([self.master], [], [], 10)[0], seen
@@ -79,7 +80,6 @@ def test_the_payload_has_a_controlling_terminal_of_its_own(runner: Runner, taker
     """
     runner.bundle("sh", "-c", script, change=with_terminal)
     record = runner.create(console_socket=taker.path)
-    assert taker.name == b"/dev/pts/0"
     assert record["stdio"] == ["/dev/pts/0"] * 3
     assert record["terminal"] is True
     runner.start(record, wait=False)
@@ -92,6 +92,7 @@ def test_the_payload_has_a_controlling_terminal_of_its_own(runner: Runner, taker
         "88:0",
         "to-console",
     ]
+    assert taker.name == b"/dev/pts/0"
     os.write(taker.master, b"typed\n")
     assert "got typed" in taker.read_until(b"got typed\r\n")
 
