@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -239,7 +240,9 @@ def test_a_sysctl_without_its_namespace_is_refused(runtime: Runtime) -> None:
 
 
 def open_to_all(path: Path) -> None:
-    """Let users of the host other than root reach `path`."""
-    for parent in [path, *path.parents]:
-        if parent.stat().st_uid == 0 and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o055)
+    """Let users of the host other than root reach `path`, of the folders made for tests."""
+    shared = Path(tempfile.gettempdir()).resolve()
+    for folder in [path, *path.parents]:
+        if shared not in folder.parents:
+            return
+        folder.chmod(folder.stat().st_mode & 0o7777 | 0o055)
