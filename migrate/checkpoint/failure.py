@@ -42,6 +42,23 @@ def _cause(pattern: str, meaning: str, hint: str) -> _Cause:
     return _Cause(re.compile(pattern), meaning, hint)
 
 
+# What a restore says, in any case, that was refused at `post-restore`: it then kills what
+# it restored (criu/cr-restore.c, restore_root_task).
+_REFUSED = b"Aborting restore due to post-restore script"
+
+
+def was_refused(log_path: str) -> bool:
+    """Tell whether a restore's log says that it was refused at `post-restore`.
+
+    Then nothing of it has ever run, also where the one who was asked had died.
+    """
+    try:
+        with open(log_path, "rb") as log:
+            return _REFUSED in log.read(_LOG_TAIL_BYTES)
+    except OSError:
+        return False
+
+
 _CAUSES = (
     _cause(
         r"Can't lookup mount=\S+ for fd=(-?\d+) path=(.*)",

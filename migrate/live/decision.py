@@ -14,7 +14,8 @@ What it rests on:
    copy, that copy is the container.
 4. The destination lets tasks go only after its ACTIVE intent. Without it a copy
    whose processes are gone has never run, and is restored again from its images;
-   with it, it may have run, and is never restored again.
+   with it, it may have run, and is never restored again, unless CRIU's own log says
+   that it killed them because its question "shall they run?" was not answered yes.
 5. Where a word is needed that cannot be had now, both sides stay as they are.
 """
 
@@ -63,6 +64,7 @@ class DestinationView:
 
     Attributes:
         images_whole: the image folder is there and is what its manifest says.
+        was_refused: CRIU says that it killed what it held: it has not run.
     """
 
     reached: Landing | None
@@ -70,6 +72,14 @@ class DestinationView:
     tasks: Tasks
     images_whole: bool
     same_boot: bool = True
+    was_refused: bool = False
+
+    @property
+    def may_have_run(self) -> bool:
+        """Whether it is not certain that nothing of it has run."""
+        if self.reached is Landing.ACTIVE:
+            return True
+        return self.pending is Landing.ACTIVE and not self.was_refused
 
     @property
     def can_be_let_go(self) -> bool:
@@ -180,7 +190,7 @@ def _carry_out_commit(source: SourceView, destination: DestinationView | None) -
             DestinationAction.NOTHING,
             "the destination has said that it runs, and forgotten the rest",
         )
-    if destination.pending is Landing.ACTIVE:
+    if destination.may_have_run:
         if destination.same_boot and destination.tasks is not Tasks.GONE:
             return _activate("it was being let go")
         return Decision(

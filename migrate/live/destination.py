@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from migrate.checkpoint.failure import was_refused
+from migrate.checkpoint.restore import LOG_NAME
 from migrate.errors import CriuError, Locked, Lost, MigrateError, ProtocolError
 from migrate.events import PhaseEntered, as_json, emit
 from migrate.live import arrival, guard, preflight
@@ -220,12 +222,12 @@ class Destination:
         journal, place = self._open()
         if self.reached is Landing.HELD:
             self._enter(Landing.COMMITTED, durable=False)
-        if journal.pending is Landing.ACTIVE:
-            resume_seconds = None
-            ended = look_at_tasks(journal, place.cgroup) is Tasks.GONE
+        resume_seconds, ended = None, False
+        view = self.look()
+        if view.may_have_run:
+            ended = view.tasks is Tasks.GONE
         else:
             resume_seconds = self._let_go(journal, place)
-            ended = False
         self._settle(journal, place)
         self._enter(Landing.ACTIVE)
         if self._incoming is not None:
@@ -296,13 +298,16 @@ class Destination:
         if place is not None:
             arrival.undo(store, place, journal.fact("network"))
         if journal.reached is not Landing.DISCARDED:
-            self._enter(Landing.DISCARDED)
+            journal.enter(Landing.DISCARDED)
+            emit(PhaseEntered(side="destination", phase=Landing.DISCARDED.value))
         journal.remove()
         self._journal = self._place = None
 
     def _forget(self, fields: Fields) -> object:
         del fields
         if self._journal is not None:
+            if self._place is not None:  # left by an agent that was killed right after ACTIVE
+                arrival.remove_images(self._place)
             self._journal.remove()
             self._journal = self._place = None
         return None
@@ -326,6 +331,7 @@ class Destination:
             tasks=tasks,
             images_whole=os.path.isfile(f"{place.images}/manifest.json"),
             same_boot=journal.same_boot,
+            was_refused=was_refused(f"{place.images}/{LOG_NAME}"),
         )
 
     # Small things.
@@ -361,6 +367,7 @@ def view_to_json(view: DestinationView) -> dict[str, Any]:
         "tasks": view.tasks.value,
         "images_whole": view.images_whole,
         "same_boot": view.same_boot,
+        "was_refused": view.was_refused,
     }
 
 
@@ -379,6 +386,7 @@ def view_from_json(data: Mapping[str, Any] | None) -> DestinationView:
             tasks=Tasks(data["tasks"]),
             images_whole=data["images_whole"] is True,
             same_boot=data["same_boot"] is True,
+            was_refused=data["was_refused"] is True,
         )
     except (KeyError, ValueError, TypeError) as error:
         raise ProtocolError(f"status is not understood: {error}") from None

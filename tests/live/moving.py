@@ -30,6 +30,8 @@ AGENT = "/srv/agent"
 REPORT = "/srv/moved-report"
 PAYLOAD = ["payload", "--status", "/status", "--log", "/log", "--port", str(PORT)]
 
+WIPED = "/srv/* /run/migrate/* /run/migrate/.migrations /var/lib/migrate/*"
+
 Where = Literal["host1", "host2"]
 
 
@@ -80,12 +82,17 @@ class Moved:
         )
 
     def with_fault(self, fault: str) -> list[str]:
-        """Return the options that give the agent a fault too."""
+        """Return the options that give the first agent, not a later one, a fault too."""
         if not fault:
             return []
         agent = self.host2.folder(AGENT)
-        agent.write_text(f'#!/bin/sh\nMIGRATE_FAULT={fault} exec migrate "$@"\n')
+        agent.write_text(
+            "#!/bin/sh\n"
+            f"rm {AGENT}.armed 2>/dev/null && export MIGRATE_FAULT={fault}\n"
+            'exec migrate "$@"\n'
+        )
         agent.chmod(0o755)
+        self.host2.folder(f"{AGENT}.armed").touch()
         return ["--remote-command", AGENT]
 
     def recover(self, host: Host | None = None, *, check: bool = True) -> CompletedProcess[str]:
@@ -169,15 +176,11 @@ class Moved:
             self._watcher.signal(signal.SIGTERM)
             self._watcher.wait()
             self._watcher.close()
+        if self.leftovers():
+            self.recover(check=False)
         for host in (self.host1, self.host2):
             host.run(["migrate", "delete", "--force", ID], check=False)
-            host.run(
-                [
-                    *("sh", "-c"),
-                    "rm -rf /srv/* /run/migrate/* /run/migrate/.migrations"
-                    " /var/lib/migrate/source /var/lib/migrate/destination",
-                ]
-            )
+            host.run(["sh", "-c", f"rm -rf {WIPED}"])
             if host.folder(f"/run/netns/{ID}").exists():
                 host.remove_network(ID)
         self.site.client.run(["rm", "-f", REPORT])

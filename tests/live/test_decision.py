@@ -37,10 +37,11 @@ def destinations() -> Iterator[DestinationView | None]:
     yield None
     for reached, following in DESTINATION_NEXT.items():
         for pending in (None, *following):
-            for tasks, whole, same_boot in product(Tasks, (True, False), (True, False)):
-                if not same_boot and tasks is not Tasks.GONE:
+            flags = product((True, False), (True, False), (True, False))
+            for tasks, (whole, same_boot, refused) in product(Tasks, flags):
+                if tasks is not Tasks.GONE and (refused or not same_boot):
                     continue
-                yield DestinationView(reached, pending, tasks, whole, same_boot)
+                yield DestinationView(reached, pending, tasks, whole, same_boot, refused)
 
 
 def cases() -> Iterator[tuple[SourceView, DestinationView | None, Decision]]:
@@ -49,7 +50,7 @@ def cases() -> Iterator[tuple[SourceView, DestinationView | None, Decision]]:
 
 
 def was_let_go(destination: DestinationView) -> bool:
-    return destination.reached is Landing.ACTIVE or destination.pending is Landing.ACTIVE
+    return destination.may_have_run
 
 
 def is_possible(source: SourceView, destination: DestinationView | None) -> bool:
@@ -65,6 +66,7 @@ def is_possible(source: SourceView, destination: DestinationView | None) -> bool
     if destination is None:
         return True
     told = destination.reached in (Landing.COMMITTED, Landing.ACTIVE)
+    told = told or destination.pending is Landing.ACTIVE
     if (told or was_let_go(destination)) and not committed:
         return False
     if destination.tasks is Tasks.RUNNING and not was_let_go(destination):
