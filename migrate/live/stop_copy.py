@@ -173,6 +173,7 @@ class StopCopy:
         if not isinstance(answer, dict) or not isinstance(answer.get("pid"), int):
             raise MigrationError("the destination held nothing")
         run.timeline.mark("held")
+        self._link.check()  # held there, it could be told only later: going on here is sooner
         run.commit()
         return True
 

@@ -290,6 +290,14 @@ class Link(Messages):
         with self._fate.lock:
             return self._outbox.meter.conditions
 
+    def check(self) -> None:
+        """Raise the link's error, if it is known to be broken.
+
+        Raises:
+            LinkError: it is.
+        """
+        self._fate.check()
+
     @property
     def traffic(self) -> Traffic:
         """Bytes on the wire so far."""

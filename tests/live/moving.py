@@ -30,6 +30,12 @@ AGENT = "/srv/agent"
 REPORT = "/srv/moved-report"
 PAYLOAD = ["payload", "--status", "/status", "--log", "/log", "--port", str(PORT)]
 
+REFUSAL = """
+table inet cutoff {
+  chain in { type filter hook input priority 0; tcp dport 22 reject with tcp reset; }
+  chain out { type filter hook output priority 0; tcp sport 22 reject; }
+}
+"""
 WIPED = "/srv/* /run/migrate/* /run/migrate/.migrations /var/lib/migrate/*"
 
 Where = Literal["host1", "host2"]
@@ -98,6 +104,43 @@ class Moved:
     def recover(self, host: Host | None = None, *, check: bool = True) -> CompletedProcess[str]:
         """Run `migrate recover` without any fault."""
         return (host or self.host1).run(["migrate", "recover", ID], check=check)
+
+    @contextmanager
+    def stopped_at(self, fault: str, *options: str) -> Iterator[Process]:
+        """Run `migrate live` until a side has stopped itself at a record, then let it go on.
+
+        Args:
+            fault: with `stop`; without a side that stops nothing happens here.
+        """
+        side = fault.split(":", 1)[0]
+        host = self.host1 if side == "source" else self.host2
+        command = ["migrate", "live", ID, "--to", "host2", *self.with_fault(fault), *options]
+        output = self.host1.folder("/srv/output")
+        with (
+            open(output, "wb") as file,
+            self.host1.popen(
+                command, stdout=file, stderr=file, env={"MIGRATE_FAULT": fault}
+            ) as process,
+        ):
+            try:
+                wait_until(lambda: stopped(host), f"{fault}: {read(output)}", 20)
+                yield process
+            finally:
+                self.go_on()
+
+    def go_on(self) -> None:
+        """Let go on whatever has stopped itself."""
+        for host in (self.host1, self.host2):
+            for pid in stopped(host):
+                host.run(["kill", "-CONT", str(pid)])
+
+    def cut_off(self) -> None:
+        """Have host2 refuse every packet of SSH, at once and until `reconnect`."""
+        self.host2.run(["nft", "-f", "-"], text_in=REFUSAL)
+
+    def reconnect(self) -> None:
+        """Have host2 take SSH again."""
+        self.host2.run(["nft", "delete", "table", "inet", "cutoff"], check=False)
 
     # --- looking ---
 
@@ -176,6 +219,8 @@ class Moved:
             self._watcher.signal(signal.SIGTERM)
             self._watcher.wait()
             self._watcher.close()
+        self.go_on()
+        self.reconnect()
         if self.leftovers():
             self.recover(check=False)
         for host in (self.host1, self.host2):
@@ -194,6 +239,13 @@ def moved(site: Site) -> Iterator[Moved]:
         yield container
     finally:
         container.remove()
+
+
+def stopped(host: Host) -> list[int]:
+    """Return the pids, in the host, of its programs of ours that were stopped."""
+    lines = host.run(["ps", "-eo", "pid=,stat=,args="]).stdout.splitlines()
+    found = [line.split(None, 2) for line in lines]
+    return [int(pid) for pid, state, args in found if state[0] == "T" and "bin/migrate" in args]
 
 
 def eventually(claim: Any, what: str, seconds: float = 10) -> None:
