@@ -164,7 +164,7 @@ class Dump:
         if self._work_descriptor < 0:
             return
         if self._pages:
-            self._pages.abort()
+            self._pages.close()
         self._session.close()
         os.close(self._work_descriptor)
         self._work_descriptor = -1

@@ -21,6 +21,7 @@ the records and pages on as they are. PageStore reads the same stream.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -122,10 +123,16 @@ class PageSource:
 
     def abort(self) -> None:
         """End the stream now: the dump fails, CRIU lets go of the tasks."""
-        try:
+        with contextlib.suppress(OSError):  # ended already
             self._ours.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return  # ended already
+
+    def close(self) -> None:
+        """End the stream where it is and let go of everything; may be called again."""
+        self.abort()
+        self._theirs.close()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._ours.close()
 
     def finish(self) -> StreamSummary:
         """Wait for the end of the stream and return what went through it.
@@ -134,10 +141,9 @@ class PageSource:
             CriuError: the stream ended before CRIU had sent everything.
             Exception: what the sink raised.
         """
-        self._theirs.close()
-        if self._thread.is_alive() or self._thread.ident is not None:
+        if self._thread.ident is not None:
             self._thread.join()
-        self._ours.close()
+        self.close()
         if self._error is not None:
             raise self._error
         if not self._complete:

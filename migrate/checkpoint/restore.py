@@ -131,12 +131,15 @@ class Restore:
         return self._pid
 
     def close(self) -> None:
-        """End CRIU; a restore that is not finished is given up."""
+        """End CRIU; a restore that is not finished is given up. May be called again."""
+        if self._work_descriptor < 0:
+            return
         self.abort()
         self._session.close()
         if self._thread is not None:
             self._thread.join()
         os.close(self._work_descriptor)
+        self._work_descriptor = -1
 
     def _request(self, handlers: dict[str, Handler]) -> None:
         """Speak with CRIU until it is done; keep what it raises for `wait`."""

@@ -160,7 +160,9 @@ runs = st.lists(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None
+)
 @given(runs, st.integers(1, 20_000))
 def test_any_cut_of_a_stream_gives_the_same_images(
     tmp_path: Path, wanted: list[Run], size: int
