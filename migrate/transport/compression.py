@@ -10,6 +10,7 @@ a chunk can be checked before it is expanded, and none depends on another.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import zstandard
@@ -18,13 +19,16 @@ from migrate.errors import ProtocolError
 
 Buffer = bytes | bytearray | memoryview
 
-LEVELS = (0, 1, 3, 6, 9)
-"""What the policy chooses from; 0 sends the bytes as they are."""
+LEVELS = (0, -3, 1, 3, 6, 9)
+"""What the policy chooses from, the effort rising; 0 sends the bytes as they are."""
 
-# How the levels relate to level 1 on memory images and file systems, the
-# medians of a corpus of both: speed, and size of what comes out.
-_SPEED_OF = {1: 1.0, 3: 0.6, 6: 0.22, 9: 0.13}
-_SIZE_OF = {1: 1.0, 3: 0.95, 6: 0.90, 9: 0.88}
+# How the levels relate to level 1 on heaps, binaries and page mixes: speed, and
+# size of what comes out. They stand in for a level until it has been measured.
+_SPEED_OF = {-3: 1.4, 1: 1.0, 3: 0.65, 6: 0.2, 9: 0.14}
+_SIZE_OF = {-3: 1.15, 1: 1.0, 3: 0.94, 6: 0.90, 9: 0.89}
+
+# What a higher level must gain to be worth its processor time.
+_GAIN = 0.03
 
 # A sample that stays above this share of its size is not worth compressing;
 # one below the other is compressed even where the link is faster than zstd,
@@ -39,6 +43,26 @@ _SAMPLE_BYTES = 4096
 _HALF_LIFE_SECONDS = 0.5
 _HALF_LIFE_BYTES = 8e6
 
+# The level is reconsidered after so many chunks.
+_REVIEW_EVERY = 8
+
+# One chunk in so many goes at a neighbouring level, so that what is known of it
+# does not stay what it was an hour ago.
+_TRY_EVERY = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Yield:
+    """What a level makes of the data.
+
+    Attributes:
+        rate: raw bytes a second through all compressors.
+        ratio: bytes that come out for each that goes in.
+    """
+
+    rate: float
+    ratio: float
+
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
@@ -46,31 +70,23 @@ class Conditions:
 
     Attributes:
         link_rate: bytes a second that the link takes.
-        compressor_rate: raw bytes a second through all compressors at level 1.
-        ratio: what level 1 makes of the data, 1.0 for nothing gained.
+        levels: every level but 0.
     """
 
     link_rate: float
-    compressor_rate: float
-    ratio: float
+    levels: Mapping[int, Yield]
 
 
 def choose_level(conditions: Conditions) -> int:
-    """Return the level at which most raw bytes a second get through.
+    """Return the level of least effort that gets nearly the most bytes through.
 
-    Compressing and sending overlap, so a level is as fast as the slower of the
-    two; of two equally fast levels the lower one costs less.
+    Compressing and sending overlap, so a level is as fast as the slower of the two.
     """
-
-    def throughput(level: int) -> float:
-        if level == 0:
-            return conditions.link_rate
-        return min(
-            conditions.compressor_rate * _SPEED_OF[level],
-            conditions.link_rate / max(conditions.ratio * _SIZE_OF[level], 1e-9),
-        )
-
-    return max(LEVELS, key=lambda level: (throughput(level), -level))
+    throughput = {0: conditions.link_rate}
+    for level, found in conditions.levels.items():
+        throughput[level] = min(found.rate, conditions.link_rate / max(found.ratio, 1e-9))
+    enough = max(throughput.values()) * (1 - _GAIN)
+    return next(level for level in LEVELS if throughput[level] >= enough)
 
 
 class Rate:
@@ -113,31 +129,56 @@ class Meter:
         # Guesses that the first tenth of a second of real work outweighs: a
         # link of 300 MB/s, zstd at 500 MB/s halving what it gets.
         self._link = Rate(3e6, 0.01, _HALF_LIFE_SECONDS)
-        self._compressor = Rate(5e6, 0.01, _HALF_LIFE_SECONDS)
-        self._size = Rate(0.5e6, 1e6, _HALF_LIFE_BYTES)
+        self._rates = {1: Rate(5e6, 0.01, _HALF_LIFE_SECONDS)}
+        self._ratios = {1: Rate(0.5e6, 1e6, _HALF_LIFE_BYTES)}
+        self._chunks = 0
+        self.level = choose_level(self.conditions)
+        """The level that suits the data on average."""
 
     def sent(self, wire_bytes: int, seconds: float) -> None:
         """Count a frame that the channel took."""
         self._link.add(wire_bytes, seconds)
 
     def compressed(self, level: int, raw_bytes: int, wire_bytes: int, seconds: float) -> None:
-        """Count a chunk that went through a compressor at a level above 0."""
-        self._compressor.add(raw_bytes / _SPEED_OF[level], seconds)
-        self._size.add(wire_bytes / _SIZE_OF[level], raw_bytes)
+        """Count a chunk that went through a compressor at a level other than 0."""
+        if level not in self._rates:
+            guess = self._guess(level)
+            speed = guess.rate / self._workers
+            self._rates[level] = Rate(speed * 0.001, 0.001, _HALF_LIFE_SECONDS)
+            self._ratios[level] = Rate(guess.ratio * 1e5, 1e5, _HALF_LIFE_BYTES)
+        self._rates[level].add(raw_bytes, seconds)
+        self._ratios[level].add(wire_bytes, raw_bytes)
 
-    @property
-    def conditions(self) -> Conditions:
-        """What was measured so far."""
-        return Conditions(
-            link_rate=self._link.value,
-            compressor_rate=self._compressor.value * self._workers,
-            ratio=min(1.0, self._size.value),
+    def _guess(self, level: int) -> Yield:
+        """Return what to expect of a level, from the measured one nearest to it."""
+        place = LEVELS.index(level)
+        nearest = min(self._rates, key=lambda known: abs(LEVELS.index(known) - place))
+        return Yield(
+            rate=self._rates[nearest].value * self._workers * _SPEED_OF[level] / _SPEED_OF[nearest],
+            ratio=min(1.0, self._ratios[nearest].value * _SIZE_OF[level] / _SIZE_OF[nearest]),
         )
 
     @property
-    def level(self) -> int:
-        """The level for the next chunk."""
-        return choose_level(self.conditions)
+    def link_rate(self) -> float:
+        """Bytes a second that the link takes."""
+        return self._link.value
+
+    @property
+    def conditions(self) -> Conditions:
+        """What was measured so far, and guesses for the rest."""
+        return Conditions(self.link_rate, {level: self._guess(level) for level in _SPEED_OF})
+
+    def next_level(self) -> int:
+        """Return the level for the next chunk."""
+        self._chunks += 1
+        if self._chunks % _REVIEW_EVERY == 0:
+            self.level = choose_level(self.conditions)
+        if self._chunks % _TRY_EVERY:
+            return self.level
+        step = 1 if self._chunks % (2 * _TRY_EVERY) else -1
+        place = LEVELS.index(self.level) + step
+        # Level 0 has nothing to measure but the link.
+        return LEVELS[min(max(place, 1), len(LEVELS) - 1)]
 
 
 class Compressor:
@@ -145,6 +186,7 @@ class Compressor:
 
     def __init__(self) -> None:
         self._by_level: dict[int, zstandard.ZstdCompressor] = {}
+        self._gained = False
 
     def _at(self, level: int) -> zstandard.ZstdCompressor:
         compressor = self._by_level.get(level)
@@ -165,18 +207,24 @@ class Compressor:
         return len(self._at(1).compress(sample)) / len(sample)
 
     def level_for(self, chunk: Buffer, level: int) -> int:
-        """Return the level for this chunk where `level` is right on average."""
+        """Return the level for this chunk where `level` is right on average.
+
+        While compressing pays, chunks are not looked at beforehand.
+        """
+        if level and self._gained:
+            return level
         ratio = self.expected_ratio(chunk)
         if ratio > _INCOMPRESSIBLE:
             return 0
         if ratio < _SPARSE:
-            return max(level, 1)
+            return level or LEVELS[1]
         return level
 
     def compress(self, chunk: Buffer, level: int) -> bytes | None:
-        """Return `chunk` as one zstandard frame, or None where that is no smaller."""
+        """Return `chunk` as one zstandard frame, or None where that is hardly smaller."""
         frame = self._at(level).compress(chunk)
-        return frame if len(frame) < len(chunk) else None
+        self._gained = len(frame) < len(chunk) * _INCOMPRESSIBLE
+        return frame if self._gained else None
 
 
 class Expander:

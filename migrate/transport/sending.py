@@ -32,9 +32,8 @@ from migrate.transport.frames import Header, Kind
 # to keep both busy, little enough that a slow link does not hoard memory.
 _QUEUED_BYTES = 4 * 1024 * 1024
 
-# One chunk in so many is compressed although the link looks faster than zstd,
-# so that the measurement does not stay what it was an hour ago.
-_SAMPLE_EVERY = 32
+# More compressors than these are faster than any link that one cipher serves.
+_MOST_WORKERS = 4
 
 # How long a message may wait for a frame of data that is being sent.
 _MOMENT_SECONDS = 0.02
@@ -250,8 +249,7 @@ class Outbox:
         self.threads: list[threading.Thread] = []
         self._channel = channel
         self._fail = fail
-        # One core is left to the cipher and to whoever makes the data.
-        self._workers = workers or max(1, min(4, (os.cpu_count() or 1) - 1))
+        self._workers = workers or min(_MOST_WORKERS, os.cpu_count() or 1)
         self.meter = Meter(self._workers)
         self._control: collections.deque[tuple[bytes, Buffer]] = collections.deque()
         self._control_bytes = 0
@@ -259,14 +257,13 @@ class Outbox:
         self._turns: collections.deque[int] = collections.deque()
         self._backlog: collections.deque[_Job] = collections.deque()
         self._saying_bye = False
-        self._chunks = 0
         self._something = fate.condition()
         self._control_room = fate.condition()
         self._work = fate.condition()
 
     def next_chunk_bytes(self) -> int:
         """Return how much to send in one frame: what the link takes in a moment."""
-        moment = int(self.meter.conditions.link_rate * _MOMENT_SECONDS)
+        moment = int(self.meter.link_rate * _MOMENT_SECONDS)
         return min(self.chunk_bytes, max(frames.SMALL_CHUNK_BYTES, moment))
 
     def start(self) -> None:
@@ -337,10 +334,7 @@ class Outbox:
                     self.fate.wait(self._work, lambda: bool(self._backlog), None)
                     job = self._backlog.popleft()
                     job.taken = True
-                    level = self.meter.level
-                    self._chunks += 1
-                    if self._chunks % _SAMPLE_EVERY == 0:
-                        level = max(level, 1)
+                    level = self.meter.next_level()
                 self._encode(compressor, job, level)
         except TransportError:
             return  # the link's own end, which everybody knows of already
