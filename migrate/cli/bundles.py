@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 def bundle_of(call: Call) -> str:
     """Return the bundle's directory, absolute."""
     bundle = os.path.abspath(call.text("bundle") or ".")
+    try:
+        bundle.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"bundle {bundle!a}: its path is not UTF-8", "Rename it.") from None
     if not os.path.isdir(bundle):
         raise UsageError(f"bundle {bundle}: no such file or directory", "Give --bundle.")
     return bundle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from migrate.cli.imaging import image_path, refuse_unsupported, request, work_path
+from migrate.cli.imaging import image_path, refuse_unsupported, request, warn, work_path
 from migrate.errors import UsageError
 
 TYPE_CHECKING = False
@@ -24,12 +24,13 @@ UNSUPPORTED = {
 def run(call: Call) -> int:
     """Save it, and end it unless told otherwise."""
     refuse_unsupported(call, UNSUPPORTED)
-    # As runc: images of a checkpoint that is nowhere named go here.
     folder = image_path(call)
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise UsageError(f"--image-path {folder} is no directory")
     from migrate.checkpoint.container import checkpoint
+    from migrate.events import install
 
+    install(warn)
     checkpoint(
         call.store,
         call.id,

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from migrate.cli.parse import HelpWanted
 
 SUMMARY = "An OCI container runtime whose containers move between machines."
-COMPLETION_VARIABLE = "_MIGRATE_COMPLETE"
 
 
 def show(wanted: HelpWanted) -> int:
@@ -46,11 +45,11 @@ def show(wanted: HelpWanted) -> int:
     return 0
 
 
-def complete(instruction: str) -> int:
+def complete(instruction: str, variable: str) -> int:
     """Answer a shell that asks for the script, or for words to complete."""
     from click.shell_completion import shell_complete
 
-    return shell_complete(_group(), {}, "migrate", COMPLETION_VARIABLE, instruction)
+    return shell_complete(_group(), {}, "migrate", variable, instruction)
 
 
 def _group() -> click.Group:

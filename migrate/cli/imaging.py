@@ -6,6 +6,7 @@ Lives here: the way from a call to a `Request`. Imported by those commands' modu
 from __future__ import annotations
 
 import os
+import sys
 
 from migrate.errors import UsageError
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from migrate.checkpoint.options import Request
     from migrate.cli.command import Call
+    from migrate.events import Event
 
 DEFAULT_IMAGES = "checkpoint"
 NAMESPACES = ("network",)
@@ -69,6 +71,15 @@ def request(call: Call) -> Request:
         lsm_profile=str(asked.get("lsm-profile") or ""),
         lsm_mount_context=str(asked.get("lsm-mount-context") or ""),
     )
+
+
+def warn(event: Event) -> None:
+    """Print what a check found that stops nothing."""
+    from migrate.events import Finding
+
+    if isinstance(event, Finding) and event.verdict == "warn":
+        hint = f" ({event.hint})" if event.hint else ""
+        sys.stderr.write(f"migrate: warning: {event.message}{hint}\n")
 
 
 def _one_of(call: Call, option: str, words: tuple[str, ...]) -> str:

@@ -54,8 +54,8 @@ _EXEC = (
     Option("process p", "take all of it from this process.json", TEXT, "", "FILE"),
     _DETACH,
     _PID_FILE,
-    Option("process-label", "SELinux label", TEXT, "", "LABEL"),
-    Option("apparmor", "AppArmor profile", TEXT, "", "PROFILE"),
+    Option("process-label", "SELinux label (not supported)", TEXT, "", "LABEL"),
+    Option("apparmor", "AppArmor profile (not supported)", TEXT, "", "PROFILE"),
     Option("no-new-privs", "set no_new_privs"),
     Option("cap c", "a further capability", LIST, None, "CAP"),
     _PRESERVE,
@@ -93,7 +93,7 @@ _TCP = Option("tcp-established", "take open TCP connections along")
 _UNIX = Option("ext-unix-sk", "accept UNIX sockets that lead out of the container")
 _SHELL_JOB = Option("shell-job", "accept a terminal of the caller's session")
 _LOCKS = Option("file-locks", "take file locks along")
-_LAZY = Option("lazy-pages", "leave memory behind and bring it page by page")
+_LAZY = Option("lazy-pages", "leave memory behind and bring it page by page (not supported)")
 _CGROUPS = Option("manage-cgroups-mode", "soft, full, strict or ignore", TEXT, "", "MODE")
 _EMPTY_NS = Option("empty-ns", "keep a namespace without its content: network", LIST, None, "NS")
 _DEDUP = Option("auto-dedup", "drop memory that later images replace")
@@ -103,17 +103,23 @@ _NETWORK_LOCK = Option(
 
 _CHECKPOINT = (
     *_IMAGES,
-    Option("parent-path", "images of the pre-dump before, from --image-path", TEXT, "", "DIR"),
+    Option("parent-path", "images of the pre-dump before (not supported)", TEXT, "", "DIR"),
     Option("leave-running", "let it run on afterwards"),
     _TCP,
     Option("tcp-skip-in-flight", "leave connections out that are being opened"),
     _UNIX,
     _SHELL_JOB,
     _LAZY,
-    Option("status-fd", "descriptor that gets a zero byte once pages are served", NUMBER, -1, "N"),
-    Option("page-server", "send memory there instead of to files", TEXT, "", "ADDRESS:PORT"),
+    Option("status-fd", "told once pages are served (not supported)", NUMBER, -1, "N"),
+    Option(
+        "page-server",
+        "send memory there instead of to files (not supported)",
+        TEXT,
+        "",
+        "ADDRESS:PORT",
+    ),
     _LOCKS,
-    Option("pre-dump", "only write memory, and let it run on"),
+    Option("pre-dump", "only write memory, and let it run on (not supported)"),
     _CGROUPS,
     _EMPTY_NS,
     _DEDUP,

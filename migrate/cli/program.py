@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     from migrate.cli.command import Call
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+# Set by the shell's completion, to `bash_source`, `bash_complete` and so on.
+COMPLETION_VARIABLE = "_MIGRATE_COMPLETE"
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
 def main() -> NoReturn:
     """Run the command line of `sys.argv`, and end the process with its exit status."""
+    _open_standard_streams()
     status = run(sys.argv[1:])
     try:
         sys.stdout.flush()
@@ -39,11 +42,34 @@ def main() -> NoReturn:
     os._exit(status)
 
 
+def _open_standard_streams() -> None:
+    """Make sure that descriptors 0 to 2 are there, and that what we print is UTF-8.
+
+    Where a caller closed one, the next file opened would take its number, and become the
+    container's standard output.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            fd = ("stdin", "stdout", "stderr").index(name)
+            setattr(sys, name, open(fd, "r" if fd == 0 else "w", closefd=False))  # noqa: SIM115 - for good
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+
+
 def run(words: Sequence[str]) -> int:
     """Run a command line and return its exit status; no exception leaves."""
     reporter = Reporter()
     prefix = ""
     try:
+        if COMPLETION_VARIABLE in os.environ:
+            from migrate.cli.help import complete
+
+            return complete(os.environ[COMPLETION_VARIABLE], COMPLETION_VARIABLE)
         try:
             call = parse(words)
         except UsageError:

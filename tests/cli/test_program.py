@@ -199,3 +199,54 @@ def test_the_output_of_a_command_is_complete_when_it_ends(tmp_path: Path) -> Non
         subprocess.run([COMMAND, "features"], stdout=file, check=True)
     json.loads(out.read_text())
     assert os.path.getsize(out) > 1000
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_descriptors_are_opened_on_nothing(tmp_path: Path, closed: str) -> None:
+    done = subprocess.run(
+        f"{COMMAND} --root {tmp_path}/root --log {tmp_path}/log state nope {closed}",
+        shell=True,
+        check=False,
+        stderr=subprocess.PIPE,
+    )
+    assert done.returncode == 1
+    assert b"does not exist" in (tmp_path / "log").read_bytes()
+    assert b"Traceback" not in done.stderr
+
+
+def test_what_is_printed_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    bundle = tmp_path / "bündel"
+    bundle.mkdir()
+    done = subprocess.run(
+        [COMMAND, "create", "--bundle", bundle, "a"],
+        env={"LC_ALL": "C", "LANG": "C"},
+        capture_output=True,
+        check=False,
+    )
+    assert str(bundle).encode() in done.stderr
+
+
+def test_a_bundle_whose_path_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    bundle = os.fsencode(tmp_path) + b"/b\xff"
+    os.mkdir(bundle)
+    done = subprocess.run(
+        [COMMAND, "create", "--bundle", bundle, "a"], capture_output=True, check=False
+    )
+    assert done.returncode == 1
+    assert b"not UTF-8" in done.stderr
+
+
+def test_a_shell_can_complete_commands_and_options(tmp_path: Path) -> None:
+    def completed(line: str, word: int) -> str:
+        environment = {
+            "_MIGRATE_COMPLETE": "bash_complete",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(word),
+            "PATH": os.environ["PATH"],
+        }
+        return subprocess.run(
+            [COMMAND], env=environment, capture_output=True, text=True, check=True, cwd=tmp_path
+        ).stdout
+
+    assert completed("migrate che", 1) == "plain,checkpoint\n"
+    assert "plain,--image-path" in completed("migrate checkpoint --im", 2)
