@@ -31,6 +31,11 @@ def counters(record: Record) -> dict[str, Any]:
     """
     if state.status(record) == "stopped":
         raise WrongStatus(f"container with id {record['id']} is not running")
+    return _event(record)
+
+
+def _event(record: Record) -> dict[str, Any]:
+    """Return the counters as they are; of a cgroup that is gone they are zero."""
     return {"type": "stats", "id": record["id"], "data": cgroup.stats(record["cgroup"])}
 
 
@@ -61,7 +66,7 @@ def follow(record: Record, interval_seconds: float) -> Iterator[dict[str, Any]]:
                 return
             if time.monotonic() >= due:
                 due += interval_seconds
-                yield counters(record)
+                yield _event(record)
     finally:
         memory.close()
         os.close(pidfd)
