@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
 
 import pytest
 
@@ -69,17 +68,19 @@ def test_the_waiting_first_process_holds_no_directory_of_the_host(runtime: Runti
         assert not stat.S_ISBLK(mode), os.readlink(entry.path)
 
 
-def test_the_waiting_first_process_is_not_dumpable_by_others(runtime: Runtime) -> None:
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_the_waiting_first_process_is_closed_to_its_own_user(runtime: Runtime, uid: int) -> None:
     """What it has in memory and open is the host's until it becomes the container's."""
 
-    def as_worker(config: Config) -> None:
-        config["process"]["user"] = {"uid": 1000, "gid": 1000}
+    def as_user(config: Config) -> None:
+        config["process"]["user"] = {"uid": uid, "gid": uid}
 
-    container = runtime.create(runtime.bundle(change=as_worker))
-    user = ["exec", "--user", "1000:1000", container.id]
-    result = runtime(*user, "ls", "-l", "/proc/1/fd", "/proc/1/exe", "/proc/1/cwd")
-    assert "Permission denied" in result.err + result.out or result.status != 0
-    assert status_fields(Path(f"/proc/{container.pid}/status").read_text())["PPid"]
+    container = runtime.create(runtime.bundle(change=as_user))
+    for name in ("exe", "fd/0", "cwd", "root", "ns/net"):
+        command = ["exec", "--user", f"{uid}:{uid}", container.id, "readlink", f"/proc/1/{name}"]
+        result = runtime(*command)
+        assert result.status != 0, str(result)
+        assert result.out == ""
 
 
 def test_the_signals_of_the_interpreter_do_not_reach_the_process(runtime: Runtime) -> None:
