@@ -78,6 +78,7 @@ def test_exec_passes_standard_input_on(container: Container) -> None:
         ("nonesuch", "executable file not found in"),
         ("/bin/nonesuch", "no such file or directory"),
         ("/etc/passwd", "permission denied"),
+        ("/etc", "permission denied"),
     ],
 )
 def test_exec_of_a_program_that_cannot_run_says_why(

@@ -68,7 +68,7 @@ def become(process: dict[str, Any]) -> None:
         raise StageError("current working directory is outside of container mount namespace root")
 
 
-def _enter(cwd: str, make: bool) -> bool:  # noqa: FBT001 - the plan's field
+def _enter(cwd: str, make: bool) -> bool:
     try:
         os.chdir(cwd)
     except FileNotFoundError:
@@ -106,7 +106,7 @@ def find_program(name: str, path: str | None) -> str:
         problem = _problem_with(candidate)
         if not problem:
             return candidate
-        denied = denied or problem == "permission denied"
+        denied = denied or problem.endswith("permission denied")
     if denied:
         raise StageError(f'exec: "{name}": permission denied')
     raise StageError(
@@ -122,7 +122,8 @@ def _problem_with(path: str) -> str:
     except OSError as error:
         return f"stat {path}: {str(error.strerror).lower()}"
     if stat.S_ISDIR(mode):
-        return "is a directory"
+        # execve's own word for it comes along: engines know it, and exit 126.
+        return "is a directory: permission denied"
     if not os.access(path, os.X_OK, effective_ids=True):
         return "permission denied"
     return ""
@@ -136,7 +137,7 @@ def execute(program: str, process: dict[str, Any], pairs: dict[str, str]) -> NoR
     """
     close_on_exec_from(3 + process["preserve_fds"])
     try:
-        os.execve(program, process["args"], pairs)  # noqa: S606 - what a runtime is for
+        os.execve(program, process["args"], pairs)
     except OSError as error:
         reason = str(error.strerror).lower()
         raise StageError(f"exec {program}: {reason}") from None
