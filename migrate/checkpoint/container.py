@@ -154,10 +154,12 @@ def restore(
 
 def refuse_obstacles(facts: Facts) -> None:
     """Say what cannot be in an image, before anything is frozen; warn of the rest."""
-    for obstacle in facts.obstacles:
-        if obstacle.verdict == "refuse":
-            raise CriuError(f"{obstacle.what}, which cannot be checkpointed", obstacle.hint)
-        emit(Finding(check="checkpoint", verdict="warn", message=obstacle.what, hint=obstacle.hint))
+    for each in facts.obstacles:
+        if each.verdict == "refuse":
+            raise CriuError(
+                f'container "{facts.container_id}" cannot be checkpointed: {each.what}', each.hint
+            )
+        emit(Finding(check="checkpoint", verdict="warn", message=each.what, hint=each.hint))
 
 
 def _dump(

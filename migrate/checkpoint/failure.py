@@ -22,7 +22,7 @@ _LOG_TAIL_BYTES = 1 << 20
 
 # Logged by runs that succeed, or said again, less well, after the cause.
 _HARMLESS = re.compile(
-    r"RLIMIT_NOFILE|rlimit|TCP_CORK|TCP_NODELAY|Dumping FAILED|Restoring FAILED|"
+    r"RLIMIT_NOFILE for self|TCP_CORK|TCP_NODELAY|Dumping FAILED|Restoring FAILED|"
     r"script (?:error|ret code|failed)|Aborting (?:restore|dump) due|Killing processes because|"
     r"Unable to wait|kdat cache|Can't load kdat|PAGEMAP_SCAN"
 )
@@ -168,7 +168,7 @@ _CAUSES = (
     _cause(
         r"(?:prctl|Can't raise|limits?|rlimit|capabilit).*: Operation not permitted|"
         r"CAP_SYS_RESOURCE",
-        "this host does not let CRIU raise limits (CAP_SYS_RESOURCE is missing)",
+        "this host does not let CRIU read or raise limits (CAP_SYS_RESOURCE is missing)",
         "Run the container's processes as root, or in a user namespace, or get the capability.",
     ),
     _cause(

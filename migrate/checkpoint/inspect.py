@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -98,6 +99,7 @@ def _inspect(pid: int, record: Mapping[str, Any], spec: Mapping[str, Any]) -> Fa
             *descriptors.obstacles,
             *_strangers(record["cgroup"], pids),
             *_mapped(pids, names),
+            *_of_others(pids, names),
         ),
     )
 
@@ -302,6 +304,25 @@ def _mapped(pids: Iterable[int], names: Mapping[int, str]) -> list[Obstacle]:
                 for name in sorted(procfs.mapped_names(pid))
                 if name.startswith(_UNCARRIED_MAPPINGS)
             ]
+    return found
+
+
+def _of_others(pids: Iterable[int], names: Mapping[int, str]) -> list[Obstacle]:
+    """Return the processes of other users whose limits CRIU may not read, see prlimit(2)."""
+    found = []
+    for pid in pids:
+        try:
+            resource.prlimit(pid, resource.RLIMIT_CPU)
+        except ProcessLookupError:
+            continue
+        except PermissionError:
+            found.append(
+                Obstacle(
+                    verdict="refuse",
+                    what=f"process {names[pid]} is another user's, and CAP_SYS_RESOURCE is missing",
+                    hint="Run it as root or in a user namespace, or get the capability.",
+                )
+            )
     return found
 
 

@@ -60,8 +60,10 @@ def prepared(
         # mounts the rootfs once more in a namespace of its own, which cannot be left over.
         with restore_root(spec, bundle, work):
             pass
+        rootfs = rootfs_path(spec, bundle)
+        _make_tmp(stack, rootfs)
         place = Place(
-            rootfs=rootfs_path(spec, bundle),
+            rootfs=rootfs,
             root=_folder(stack, f"{work}/root"),
             masked=_folder(stack, f"{work}/masked"),
             cgroup_procs=_procs_files(cgroup),
@@ -87,6 +89,27 @@ def prepared(
             },
         )
         yield place, target
+
+
+def _make_tmp(stack: contextlib.ExitStack, rootfs: str) -> None:
+    """Lend the rootfs a /tmp for as long as the restore takes, where it has none.
+
+    CRIU puts the old root there when it pivots (criu/mount.c, cr_pivot_root), and would
+    make a directory in its place, which a read-only root does not allow.
+    """
+    root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, root)
+    try:
+        os.mkdir("tmp", 0o700, dir_fd=root)
+    except OSError:
+        return  # it has one; or cannot have one, which CRIU then says
+    stack.callback(_remove_tmp, root)
+
+
+def _remove_tmp(root: int) -> None:
+    """Remove the /tmp that was lent; one that is in use by now stays."""
+    with contextlib.suppress(OSError):
+        os.rmdir("tmp", dir_fd=root)
 
 
 def _folder(stack: contextlib.ExitStack, path: str) -> str:

@@ -6,6 +6,7 @@ the data means for CRIU (`inspect`). May be imported by `checkpoint` only.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -70,9 +71,19 @@ class InetSocket:
 
 
 def read(path: str) -> str:
-    """Return a file of /proc as text."""
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        return file.read()
+    """Return a file of /proc as text.
+
+    Raises:
+        FileNotFoundError, ProcessLookupError: its process has ended.
+    """
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # A zombie has no mounts, files or memory any more.
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), path) from None
 
 
 def mounts(pid: int | str) -> list[MountLine]:

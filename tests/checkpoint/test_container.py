@@ -286,3 +286,36 @@ def test_closed_connections_are_restored_as_closed_where_that_is_asked(box: Make
         before = server.number("ticks")
         eventually(lambda: server.number("ticks") > before, "it goes on")
     server.migrate("kill", server.id, "KILL")
+
+
+def test_a_read_only_root_without_a_tmp_is_restored_as_it_was(box: Maker) -> None:
+    def read_only(config: Config) -> None:
+        config["root"]["readonly"] = True
+
+    bare = box("sleep", "1000", change=read_only)
+    for name in ("tmp", "var", "root"):
+        (bare.rootfs / name).rmdir()
+    before = sorted(path.name for path in bare.rootfs.iterdir())
+    bare.start()
+    bare.checkpoint()
+    bare.restore()
+    assert bare.status == "running"
+    assert bare.migrate("exec", bare.id, "touch", "/new", check=False) == 1
+    assert sorted(path.name for path in bare.rootfs.iterdir()) == sorted({*before, "dev", "sys"})
+
+
+def test_a_task_of_another_user_is_refused_by_name_where_criu_cannot_dump_it(box: Maker) -> None:
+    def as_nobody(config: Config) -> None:
+        config["process"]["user"] = {"uid": 65534, "gid": 65534}
+
+    nobody = box("sleep", "1000", change=as_nobody)
+    nobody.start()
+    if nobody.checkpoint(check=False):
+        said = (nobody.folder / "log").read_text()
+        assert "CAP_SYS_RESOURCE" in said
+        assert "1 (sleep)" in said
+        assert nobody.status == "running"
+        assert not (nobody.images / "dump.log").exists()
+    else:
+        nobody.restore()
+        assert nobody.status == "running"
