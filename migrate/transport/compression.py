@@ -44,7 +44,7 @@ _HALF_LIFE_SECONDS = 0.5
 _HALF_LIFE_BYTES = 8e6
 
 # The level is reconsidered after so many chunks.
-_REVIEW_EVERY = 8
+_REVIEW_EVERY = 2
 
 # One chunk in so many goes at a neighbouring level, so that what is known of it
 # does not stay what it was an hour ago.

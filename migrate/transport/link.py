@@ -138,7 +138,7 @@ class Link(Messages):
             role=self._role,
             max_chunk_bytes=frames.MAX_CHUNK_BYTES,
             window_bytes=_WINDOW_BYTES,
-            silence_ms=int(self._silence_seconds * 1000),
+            silence_ms=min(int(self._silence_seconds * 1000), (1 << 32) - 1),
         )
         with self._fate.lock:
             self._outbox.queue_control(Kind.CONTROL, Control(hello=hello).SerializeToString())

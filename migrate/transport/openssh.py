@@ -8,17 +8,15 @@ ciphers in a process of its own. `migrate.transport.ssh` imports it.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import socket
-import subprocess
 from collections.abc import Callable, Sequence
 from typing import Self
 
 from migrate.errors import AuthenticationError, HostKeyError, TransportError
 from migrate.transport.channel import socket_channel
-from migrate.transport.ssh import Options, StderrTail, Target, command_line, explain_exit
+from migrate.transport.ssh import Helper, Options, Target, command_line, explain_exit
 from migrate.transport.sshconfig import ssh_arguments
 
 # ssh asks nothing and adds nothing; the link has its own compression and its
@@ -89,29 +87,16 @@ class OpensshChannel:
         self.peer = target.host
         self._target = target
         self._argv = argv
+        self._closed = False
         ours, theirs = socket.socketpair()
         try:
-            # A session of its own: Ctrl-C is for us to act on, not for ssh.
-            self._process = subprocess.Popen(
-                list(command),
-                stdin=theirs.fileno(),
-                stdout=theirs.fileno(),
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
+            self._ssh = Helper(command, theirs)
         except FileNotFoundError as error:
             ours.close()
             raise TransportError(
                 "ssh: command not found", "Install openssh-client, or use --transport paramiko."
             ) from error
-        finally:
-            theirs.close()
         self._bytes = socket_channel(ours, target.host)
-        stderr = self._process.stderr
-        if stderr is None:
-            raise AssertionError
-        self._stderr_file = stderr
-        self._stderr = StderrTail(lambda: os.read(stderr.fileno(), 64 * 1024))
 
     def send(self, *buffers: bytes | bytearray | memoryview) -> None:
         """See `ByteChannel.send`."""
@@ -128,22 +113,16 @@ class OpensshChannel:
     def close(self) -> None:
         """See `ByteChannel.close`: ssh is gone afterwards."""
         self._bytes.close()  # end of file: ssh ends by itself where it can
-        try:
-            self._process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._stderr.finish(None)
-        self._stderr_file.close()
+        if not self._closed:
+            self._closed = True
+            self._ssh.end(_END_SECONDS)
 
     def explain(self) -> TransportError | None:
         """See `ByteChannel.explain`."""
-        try:
-            status = self._process.wait(_EXIT_WAIT_SECONDS)
-        except subprocess.TimeoutExpired:
+        status = self._ssh.wait(_EXIT_WAIT_SECONDS)
+        if status is None:
             return None
-        self._stderr.finish(1.0)
-        lines = self._stderr.lines
+        lines = self._ssh.stderr.lines
         if status != _OWN_FAILURE:
             return explain_exit(self.peer, self._argv, status, lines)
         return explain_failure(self._target, lines)
@@ -155,7 +134,8 @@ def explain_failure(target: Target, lines: Sequence[str]) -> TransportError:
     for pattern, make in _FAILURES:
         if match := re.search(pattern, text, re.IGNORECASE):
             return make(target, match)
-    said = lines[-1] if lines else "ssh gave no reason"
+    # A proxy's own words come before ssh's.
+    said = "; ".join(lines[-2:]) or "ssh gave no reason"
     return TransportError(f"{target.host}: {said}")
 
 

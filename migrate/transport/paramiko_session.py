@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from migrate.errors import HostKeyError, TransportError
 from migrate.transport.channel import ChannelEnded
 from migrate.transport.hostkeys import HostKey, KnownHosts
 from migrate.transport.paramiko_login import log_in, one_line
-from migrate.transport.ssh import Options, StderrTail, Target, command_line, explain_exit
+from migrate.transport.ssh import Helper, Options, StderrTail, Target, command_line, explain_exit
 from migrate.transport.sshconfig import HostConfig, resolve
 
 # The fastest first: GCM needs no separate MAC, which costs more than the cipher.
@@ -84,7 +83,7 @@ class ParamikoSession:
         self.peer = peer
         self._transports: list[paramiko.Transport] = []
         self._channels: list[ParamikoChannel] = []
-        self._proxies: list[subprocess.Popen[bytes]] = []
+        self._proxies: list[Helper] = []
 
     def open(self, config: HostConfig, options: Options, depth: int = 0) -> None:
         """Log in; the transport of the last host is the session's."""
@@ -97,8 +96,11 @@ class ParamikoSession:
         sock = self._reach(config)
         try:
             transport = _start(sock, config)
-        except BaseException:
+        except BaseException as error:
             sock.close()
+            said = self._proxies[-1].last_words() if config.proxy_command else ""
+            if said and type(error) is TransportError:
+                raise TransportError(f"{error.message}; its ProxyCommand said: {said}") from error
             raise
         self._transports.append(transport)
         log_in(transport, config)
@@ -111,15 +113,8 @@ class ParamikoSession:
         ours, theirs = socket.socketpair()
         # The user's own shell line, as ssh runs it: exec, so that what we end
         # is the program and not its shell.
-        with theirs:
-            self._proxies.append(
-                subprocess.Popen(
-                    ["/bin/sh", "-c", f"exec {config.proxy_command}"],
-                    stdin=theirs.fileno(),
-                    stdout=theirs.fileno(),
-                    start_new_session=True,
-                )
-            )
+        command = ["/bin/sh", "-c", f"exec {config.proxy_command}"]
+        self._proxies.append(Helper(command, theirs))
         return ours
 
     def run(self, argv: Sequence[str]) -> ParamikoChannel:
@@ -152,8 +147,7 @@ class ParamikoSession:
         for channel in self._channels:
             channel.close()
         for proxy in self._proxies:
-            proxy.kill()
-            proxy.wait()
+            proxy.end(0)
         self._channels, self._proxies = [], []
 
     def __enter__(self) -> Self:

@@ -249,7 +249,7 @@ class Outbox:
         self.threads: list[threading.Thread] = []
         self._channel = channel
         self._fail = fail
-        self._workers = workers or min(_MOST_WORKERS, os.cpu_count() or 1)
+        self._workers = workers or min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
         self.meter = Meter(self._workers)
         self._control: collections.deque[tuple[bytes, Buffer]] = collections.deque()
         self._control_bytes = 0

@@ -13,8 +13,12 @@ ssh program (`openssh`); each is imported only when it is asked for.
 from __future__ import annotations
 
 import collections
+import os
 import re
 import shlex
+import signal
+import socket
+import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +36,7 @@ _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+\\-]*")
 
 _STDERR_LINES = 200
 _STDERR_LINE_BYTES = 1000
+_LAST_WORDS_SECONDS = 0.5
 
 EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127
@@ -142,6 +147,56 @@ def command_line(argv: Sequence[str]) -> str:
     return shlex.join(argv)
 
 
+class Helper:
+    """A process that carries the connection: ssh, or a ProxyCommand; its group goes with it.
+
+    Args:
+        command: its arguments.
+        sock: becomes its stdin and stdout, and is closed here.
+    """
+
+    def __init__(self, command: Sequence[str], sock: socket.socket) -> None:
+        with sock:
+            # A session of its own: Ctrl-C is for us to act on, not for it.
+            self._process = subprocess.Popen(
+                list(command),
+                stdin=sock.fileno(),
+                stdout=sock.fileno(),
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        pipe = self._process.stderr
+        if pipe is None:
+            raise AssertionError
+        self._pipe = pipe
+        self.stderr = StderrTail(lambda: os.read(pipe.fileno(), 64 * 1024))
+
+    def wait(self, timeout_seconds: float) -> int | None:
+        """Return its exit status, all it said being in `stderr`; None if it runs on."""
+        try:
+            status = self._process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        self.stderr.finish(_LAST_WORDS_SECONDS)
+        return status
+
+    def last_words(self) -> str:
+        """Return the last line it said, if it has ended."""
+        lines = self.stderr.lines if self.wait(_LAST_WORDS_SECONDS) is not None else []
+        return lines[-1] if lines else ""
+
+    def end(self, patience_seconds: float) -> None:
+        """Wait for its end for so long, then bring it about; nothing of it is left."""
+        if self.wait(patience_seconds) is None or self.stderr.is_open:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it went meanwhile, and whatever it had started
+            self._process.wait()
+        self.stderr.finish(None)
+        self._pipe.close()
+
+
 class StderrTail:
     """Keeps the last of what a remote command says on stderr, and no more.
 
@@ -171,6 +226,11 @@ class StderrTail:
         """Wait until stderr has ended."""
         if self._thread is not threading.current_thread():
             self._thread.join(timeout_seconds)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more may come."""
+        return self._thread.is_alive()
 
     @property
     def lines(self) -> list[str]:
