@@ -68,7 +68,7 @@ def become(process: dict[str, Any]) -> None:
         raise StageError("current working directory is outside of container mount namespace root")
 
 
-def _enter(cwd: str, make: bool) -> bool:
+def _enter(cwd: str, make: bool) -> bool:  # noqa: FBT001 - the plan's field
     try:
         os.chdir(cwd)
     except FileNotFoundError:
@@ -137,7 +137,7 @@ def execute(program: str, process: dict[str, Any], pairs: dict[str, str]) -> NoR
     """
     close_on_exec_from(3 + process["preserve_fds"])
     try:
-        os.execve(program, process["args"], pairs)
+        os.execve(program, process["args"], pairs)  # noqa: S606 - what a runtime is for
     except OSError as error:
         reason = str(error.strerror).lower()
         raise StageError(f"exec {program}: {reason}") from None
