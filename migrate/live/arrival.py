@@ -11,13 +11,15 @@ can take it away, or restore from it again, after this one was killed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from migrate.errors import ConfigError, MigrateError, MigrationError, Refused
+from migrate import syscalls
+from migrate.errors import ConfigError, KernelError, MigrateError, MigrationError, Refused
 from migrate.live import guard
 from migrate.live.network.build import tear_down
 from migrate.runtime import cgroup
@@ -138,8 +140,9 @@ def make(place: Place, config: bytes, resources: Mapping[str, Any] | None) -> No
         MigrateError: says which of them cannot be made.
     """
     try:
-        os.makedirs(place.images, 0o700, exist_ok=True)
-        os.chmod(place.work, 0o700)
+        os.makedirs(place.work, 0o700, exist_ok=True)
+        _keep_in_memory(place.work)
+        os.mkdir(place.images, 0o700)
         os.makedirs(place.rootfs, 0o755, exist_ok=True)
         guard.mark_bundle(place.bundle, place.container_id, whole=False)
         replace_file(f"{place.bundle}/{CONFIG}", config)
@@ -185,8 +188,23 @@ def undo(store: Store, place: Place, network: Mapping[str, Any] | None) -> None:
         raise first
 
 
+def _keep_in_memory(folder: str) -> None:
+    """Mount memory on the image folder, whatever the state root lies on.
+
+    Images hold the container's memory: they are never written to a disk, and need no
+    room in /run, which is small on many machines.
+    """
+    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+    syscalls.mount("migrate", folder, "tmpfs", flags, "mode=700")
+
+
 def remove_images(place: Place) -> None:
     """Remove what a second restore would have needed."""
+    try:
+        syscalls.umount2(place.work, syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
+    except KernelError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOENT):  # gone already
+            raise
     _remove_tree(place.work)
     with contextlib.suppress(OSError):  # another migration's folder is beside it
         os.rmdir(os.path.dirname(place.work))
