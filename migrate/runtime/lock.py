@@ -79,8 +79,7 @@ class Lock:
                 )
             time.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
-        os.ftruncate(self.fd, 0)
-        os.pwrite(self.fd, f"{os.getpid()} {self._command}\n".encode(), 0)
+        self._sign()
         return self
 
     def __exit__(
@@ -96,6 +95,14 @@ class Lock:
         finally:
             self._unlock(self.fd)
             self.fd = -1
+
+    def _sign(self) -> None:
+        """Name ourselves to whoever waits; a full disk must not keep us from working."""
+        try:
+            os.ftruncate(self.fd, 0)
+            os.pwrite(self.fd, f"{os.getpid()} {self._command}\n".encode(), 0)
+        except OSError:
+            return
 
     def _try(self) -> bool:
         """Take the lock if it is free and still the container's own."""

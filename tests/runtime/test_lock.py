@@ -142,3 +142,32 @@ def test_a_container_that_is_being_moved_is_left_alone(store: Store) -> None:
     store.refuse_moving("a")
     with store.lock("a"):
         pass
+
+
+@pytest.mark.root
+def test_a_full_disk_keeps_nobody_from_deleting(tmp_path: Path) -> None:
+    program = (
+        f"import os, sys; sys.path.append({PACKAGE_PARENT!r})\n"
+        "from migrate import syscalls\n"
+        "from migrate.runtime.delete import delete\n"
+        "from migrate.runtime.state import Store\n"
+        "syscalls.unshare(syscalls.CLONE_NEWNS)\n"
+        "syscalls.mount(None, '/', None, syscalls.MS_PRIVATE | 0x4000)\n"
+        f"syscalls.mount('tmpfs', {str(tmp_path)!r}, 'tmpfs', 0, 'size=64k')\n"
+        f"store, record = Store({str(tmp_path)!r} + '/root'), {record_of('a')!r}\n"
+        "with store.lock('a', create=True): store.reserve('a'); store.save(record)\n"
+        f"fd = os.open({str(tmp_path)!r} + '/full', os.O_CREAT | os.O_WRONLY)\n"
+        "try:\n"
+        "    while os.write(fd, bytes(4096)): pass\n"
+        "except OSError: pass\n"
+        "try: store.save(record); sys.exit('saved')\n"
+        "except OSError as error: assert error.errno == 28\n"
+        "assert store.load('a') == record\n"
+        "delete(store, 'a')\n"
+        "assert os.listdir(store.root) == []\n"
+    )
+    done = subprocess.run(
+        ["/usr/bin/python3", "-IS", "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    assert done.returncode == 0
