@@ -73,6 +73,7 @@ class Relay:
         self._settings: list[Any] | None = None
         self._wake_read = self._wake_write = -1
         self._stdin_open = terminal
+        self._is_heard = True
         self._to_process = b""
 
     def __enter__(self) -> Self:
@@ -172,9 +173,16 @@ class Relay:
             os.close(self._master)
             self._master = -1
             return False
-        while part:
-            part = part[os.write(1, part) :]
+        self._show(part)
         return True
+
+    def _show(self, part: bytes) -> None:
+        """Write output; where nobody reads ours any more, the process runs on unheard."""
+        try:
+            while part and self._is_heard:
+                part = part[os.write(1, part) :]
+        except BrokenPipeError:
+            self._is_heard = False
 
     def _read_stdin(self) -> None:
         """Take what was typed."""
