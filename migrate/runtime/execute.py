@@ -106,6 +106,7 @@ def exec_process(_store: Store, record: Record, process: Process, options: ExecO
         )
         handover.announce(pid, options)
         stage.release(wait_for_exec=True)
+        stage.close()
     except BaseException:
         stage.abort()
         raise

@@ -237,8 +237,11 @@ def _launch(store: Store, record: Record, spec: Spec, options: CreateOptions, st
     record["stdio"] = [_link(f"/proc/{pid}/fd/{fd}") for fd in range(3)]
     record["phase"] = "created"
     handover.announce(pid, options)
-    store.save(record)
+    # Released first: were we killed in between, the record would say "created" of a
+    # process that is about to end. "creating", with its cgroup, is cleared away.
     stage.release()
+    store.save(record)
+    stage.close()
 
 
 def answer_limits(stage: Stage, process: Process) -> None:

@@ -171,7 +171,7 @@ class Stage:
         except protocol.ChannelEnded:
             if not wait_for_exec:
                 raise self._died(self.pid) from None
-        self.close()
+        self.channel.close()
 
     def close(self) -> None:
         """Let go of the channel; a stage that still listens to it ends."""
@@ -196,6 +196,7 @@ class Stage:
                 os.waitpid(self.pid, 0)
             except ChildProcessError:
                 pass  # reaped already
+            self.pid = 0
 
     def _reap_first(self) -> None:
         if self.first_pid:
