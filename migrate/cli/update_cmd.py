@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from migrate.errors import UsageError, WrongStatus
-from migrate.runtime import cgroup, state
+from migrate.errors import UsageError
 from migrate.runtime.spec import decode_resources
+from migrate.runtime.update import update
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,10 +45,7 @@ def run(call: Call) -> int:
     resources = _from_file(call.text("resources")) if call.text("resources") else _asked(call)
     store = call.store
     with store.lock(call.id, command="update"):
-        record = store.load(call.id)
-        if state.status(record) == "stopped":
-            raise WrongStatus("container not running")
-        cgroup.update(record["cgroup"], resources)
+        update(store, store.load(call.id), resources)
     return 0
 
 

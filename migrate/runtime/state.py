@@ -6,7 +6,7 @@ container, how a directory is touched (`statedir`), the lock itself (`lock`). Ma
 imported by every room above `runtime`.
 
     ROOT/ID/            0700
-        config.json     the bytes `create` was given
+        config.json     the bytes `create` was given, until `update` sets other limits
         state.json      the record; replaced whole, never written in place
         lock            flock(2); holds the pid and command of the holder, for people
         start.sock      between `create` and `start` only
@@ -358,9 +358,13 @@ class Store:
 
     def save(self, record: Record) -> None:
         """Replace a container's record, so that either the old or the new is there."""
-        directory = self._open(record["id"])
+        self.replace(record["id"], statedir.RECORD, jsontext.dumps(record).encode())
+
+    def replace(self, container_id: str, name: str, content: bytes) -> None:
+        """Replace a file in a container's directory, as whole as `save` does."""
+        directory = self._open(container_id)
         try:
-            statedir.replace(directory, statedir.RECORD, jsontext.dumps(record).encode())
+            statedir.replace(directory, name, content)
         finally:
             os.close(directory)
 

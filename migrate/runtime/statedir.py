@@ -21,7 +21,7 @@ LOCK = "lock"
 # Made by `live` while a migration of the container is under way; says to or from whom.
 MIGRATION = "migration"
 OWN = frozenset({RECORD, CONFIG, LOCK, MIGRATION, "start.sock", "start.fifo"})
-TEMPORARY = f".{RECORD}."
+TEMPORARIES = (f".{RECORD}.", f".{CONFIG}.")
 
 # A record is some kilobytes; annotations of engines make it tens.
 LARGEST_BYTES = 16 << 20
@@ -113,7 +113,7 @@ def empty(directory: int, *, but: str = "") -> list[str]:
     strangers = []
     names = os.listdir(directory)
     for name in sorted(names, key=lambda name: (name != RECORD, name == LOCK)):
-        is_own = name in OWN or name.startswith(TEMPORARY)
+        is_own = name in OWN or name.startswith(TEMPORARIES)
         if name != but and not _removed(directory, name, is_own=is_own):
             strangers.append(name)
     return strangers
