@@ -30,13 +30,14 @@ class Mount:
     Attributes:
         destination: path inside the container; also the cookie in the image.
         kind: cgroup (a control group tree), null (a masked file), masked (a masked
-            directory), bind (something of the host).
+            directory), device (a node of the host's /dev, where none may be made: user
+            namespaces), bind (something else of the host).
         controller: of a cgroup: the key of `runtime.cgroup`.
         source: of a bind: path on the host it came from.
     """
 
     destination: str
-    kind: Literal["cgroup", "null", "masked", "bind"]
+    kind: Literal["cgroup", "null", "masked", "device", "bind"]
     controller: str = ""
     source: str = ""
 
@@ -112,6 +113,19 @@ class NetworkNamespace:
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
+class CgroupPath:
+    """Where the container is in one tree of control groups.
+
+    Attributes:
+        controller: key of `runtime.cgroup`.
+        path: from the root of the tree, as CRIU sees it.
+    """
+
+    controller: str
+    path: str
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
 class Process:
     """One process: numbers inside and outside, and how much memory is its own."""
 
@@ -147,6 +161,7 @@ class Facts:
     has_nested_cgroups: bool
     user_namespace: bool
     network: NetworkNamespace
+    cgroup: tuple[CgroupPath, ...] = ()
     mounts: tuple[Mount, ...] = ()
     stdio: tuple[Stdio, ...] = ()
     connections: tuple[Connection, ...] = ()

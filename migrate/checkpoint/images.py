@@ -203,6 +203,26 @@ class ImageDirectory:
         os.rename(temporary, MANIFEST, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
         return manifest
 
+    def let_read(self, group: int) -> None:
+        """Let a group read the images that are there, and nobody write them.
+
+        Within a user namespace CRIU is nobody to files of root. Whoever may write an
+        image is root in the end, so the files stay root's.
+        """
+        for name in self.names():
+            os.chown(name, -1, group, dir_fd=self.descriptor, follow_symlinks=False)
+            if stat.S_ISREG(os.stat(name, dir_fd=self.descriptor, follow_symlinks=False).st_mode):
+                os.chmod(name, 0o640, dir_fd=self.descriptor)
+        os.fchown(self.descriptor, -1, group)
+        os.fchmod(self.descriptor, 0o750)
+
+    def let_nobody_read(self) -> None:
+        """Take back what `let_read` gave."""
+        for name in self.names():
+            os.chown(name, -1, os.getegid(), dir_fd=self.descriptor, follow_symlinks=False)
+        os.fchmod(self.descriptor, 0o700)
+        os.fchown(self.descriptor, -1, os.getegid())
+
     def clear(self) -> None:
         """Remove what a dump that failed has written; logs stay."""
         for name in (*self.names(), MANIFEST):

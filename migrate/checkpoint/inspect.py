@@ -13,12 +13,21 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from migrate.checkpoint import netns, procfs
 from migrate.checkpoint.descriptors import Descriptors, read_descriptors
-from migrate.checkpoint.facts import Connection, Facts, Mount, NetworkNamespace, Obstacle, Process
+from migrate.checkpoint.facts import (
+    CgroupPath,
+    Connection,
+    Facts,
+    Mount,
+    NetworkNamespace,
+    Obstacle,
+    Process,
+)
 from migrate.errors import StateError
 
 _CGROUP_FSTYPES = ("cgroup", "cgroup2")
@@ -85,6 +94,7 @@ def _inspect(pid: int, record: Mapping[str, Any], spec: Mapping[str, Any]) -> Fa
         has_nested_cgroups=_has_nested_cgroups(record["cgroup"]),
         user_namespace=_is_own(pid, "user"),
         network=namespace,
+        cgroup=cgroup_paths(record["cgroup"]),
         mounts=mounts,
         stdio=descriptors.stdio,
         connections=connections,
@@ -152,6 +162,8 @@ def _mounts(
             found.append(Mount(destination=point, kind="masked"))
         elif line.device in own_devices:
             continue
+        elif _is_device(pid, point):
+            found.append(Mount(destination=point, kind="device"))
         elif (source := _host_path(line, host)) is not None:
             found.append(Mount(destination=point, kind="bind", source=source))
         else:
@@ -170,6 +182,14 @@ def _is_made_inside(line: procfs.MountLine, host: list[procfs.MountLine]) -> boo
     return line.fstype in _VIEW_FSTYPES or (
         line.fstype in _OWN_FSTYPES and all(line.device != each.device for each in host)
     )
+
+
+def _is_device(pid: int, point: str) -> bool:
+    """Tell whether a mount is a device node below /dev."""
+    if not point.startswith("/dev/"):
+        return False
+    mode = os.stat(f"/proc/{pid}/root{point}").st_mode
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
 
 
 def _controller(line: procfs.MountLine) -> str:
@@ -324,6 +344,21 @@ def _of_others(pids: Iterable[int], names: Mapping[int, str]) -> list[Obstacle]:
                 )
             )
     return found
+
+
+def cgroup_paths(cgroup: Mapping[str, str]) -> tuple[CgroupPath, ...]:
+    """Return each control group's path below the root of its tree.
+
+    Args:
+        cgroup: as in a record: key to directory.
+    """
+    found = []
+    for key, directory in sorted(cgroup.items()):
+        top = directory
+        while not os.path.ismount(top):
+            top = os.path.dirname(top)
+        found.append(CgroupPath(controller=key, path=directory[len(top.rstrip("/")) :] or "/"))
+    return tuple(found)
 
 
 def _has_nested_cgroups(cgroup: Mapping[str, str]) -> bool:

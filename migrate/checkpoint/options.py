@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from migrate.checkpoint.facts import Facts, Mount
+from migrate.checkpoint.facts import CgroupPath, Facts, Mount
 from migrate.errors import UsageError
 
 CgroupMode = Literal["ignore", "none", "props", "soft", "full", "strict"]
@@ -77,7 +77,7 @@ class Target:
         masked: path of an empty directory, mounted read-only, as CRIU sees it.
         binds: destination in the container to path on this host.
         cgroup: of the new container, as in its record.
-        cgroup_roots: the same for CRIU: key to path below the root of its tree.
+        cgroup_paths: the same, from the root of each tree.
         network: descriptor of the network namespace, or None.
         inherited: CRIU's name of something outside to the descriptor that takes its place.
     """
@@ -86,7 +86,7 @@ class Target:
     masked: str
     binds: Mapping[str, str] = field(default_factory=dict)
     cgroup: Mapping[str, str] = field(default_factory=dict)
-    cgroup_roots: tuple[tuple[str, str], ...] = ()
+    cgroup_paths: tuple[CgroupPath, ...] = ()
     network: int | None = None
     inherited: Mapping[str, int] = field(default_factory=dict)
 
@@ -173,8 +173,10 @@ def restore_options(facts: Facts, target: Target, request: Request) -> dict[str,
         if target.network is None:
             raise UsageError("no network namespace is given for the restored container")
         options["inherit_fd"].append((NETWORK_KEY, target.network))
-    if cgroup_mode(facts, request) != "ignore":
-        options["cg_root"] = list(target.cgroup_roots)
+    # Rewriting makes CRIU put a first process that lives below the container's group into
+    # that group itself, so it is only asked for where the place is another one.
+    if cgroup_mode(facts, request) != "ignore" and target.cgroup_paths != facts.cgroup:
+        options["cg_root"] = [(each.controller, each.path) for each in target.cgroup_paths]
     if request.lsm_profile:
         options["lsm_profile"] = request.lsm_profile
     if request.lsm_mount_context:
@@ -233,6 +235,8 @@ def _place(mount: Mount, target: Target) -> str:
         return "/dev/null"
     if mount.kind == "masked":
         return target.masked
+    if mount.kind == "device":
+        return mount.destination
     if mount.kind == "cgroup":
         return _cgroup_directory(mount, target)
     place = target.binds.get(mount.destination)

@@ -12,12 +12,13 @@ import contextlib
 import fcntl
 import os
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from migrate.checkpoint import netns, options
 from migrate.checkpoint.facts import Facts, Stdio
-from migrate.checkpoint.inspect import bind_source, binds
+from migrate.checkpoint.inspect import bind_source, binds, cgroup_paths
 from migrate.checkpoint.options import Request, Target
 from migrate.checkpoint.session import Place
 from migrate.errors import UsageError
@@ -25,6 +26,7 @@ from migrate.runtime.rootfs_for_restore import restore_root
 from migrate.runtime.spec.validation import rootfs_path
 
 _FIRST_FREE_DESCRIPTOR = 10
+_OPEN_PARENT = "/run"
 
 
 @contextlib.contextmanager
@@ -62,12 +64,14 @@ def prepared(
             pass
         rootfs = rootfs_path(spec, bundle)
         _make_tmp(stack, rootfs)
+        points = _open_folder(stack) if facts.user_namespace else work
         place = Place(
             rootfs=rootfs,
-            root=_folder(stack, f"{work}/root"),
-            masked=_folder(stack, f"{work}/masked"),
+            root=_folder(stack, f"{points}/root"),
+            masked=_folder(stack, f"{points}/masked"),
             cgroup_procs=_procs_files(cgroup),
             cgroup_namespace=_cgroup_namespace(spec, facts, request),
+            images_group=_mapped_group(spec) if facts.user_namespace else None,
         )
         if network is None and options.network_mode(facts, request) == "external":
             network = _network(spec, facts)
@@ -81,7 +85,7 @@ def prepared(
                 for mount in facts.mounts
                 if (source := bind_source(mount.destination, sources)) is not None
             },
-            cgroup_roots=_cgroup_roots(cgroup),
+            cgroup_paths=cgroup_paths(cgroup),
             cgroup=cgroup,
             network=network,
             inherited={
@@ -112,6 +116,14 @@ def _remove_tmp(root: int) -> None:
         os.rmdir("tmp", dir_fd=root)
 
 
+def _open_folder(stack: contextlib.ExitStack) -> str:
+    """Return a new directory that a CRIU within a user namespace can look into."""
+    path = tempfile.mkdtemp(prefix="migrate-restore-", dir=_OPEN_PARENT)
+    os.chmod(path, 0o711)  # noqa: S103 - to go through, not to list
+    stack.callback(os.rmdir, path)
+    return path
+
+
 def _folder(stack: contextlib.ExitStack, path: str) -> str:
     """Make a mount point that is removed at the end."""
     os.makedirs(path, mode=0o700, exist_ok=True)
@@ -130,22 +142,19 @@ def _procs_files(cgroup: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(f"{path}/cgroup.procs" for path in dict.fromkeys(cgroup.values()))
 
 
-def _cgroup_roots(cgroup: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Return, as CRIU's `cg_root`, each group's path below the root of its tree."""
-    roots = []
-    for key, directory in cgroup.items():
-        top = directory
-        while not os.path.ismount(top):
-            top = os.path.dirname(top)
-        roots.append((key, directory[len(top) :] or "/"))
-    return tuple(sorted(roots))
-
-
 def _cgroup_namespace(spec: Any, facts: Facts, request: Request) -> str:
     """Return what `session.Place` shall do about the control group namespace."""
     if not facts.cgroup_namespace or options.cgroup_mode(facts, request) != "ignore":
         return ""  # CRIU restores it itself where it minds control groups
     return _namespace_path(spec, "cgroup") or "new"
+
+
+def _mapped_group(spec: Any) -> int | None:
+    """Return the host's number of the group that is 0 in the container."""
+    for each in spec.get("linux", {}).get("gidMappings", ()):
+        if each["containerID"] == 0:
+            return int(each["hostID"])
+    return None
 
 
 def _network(spec: Any, facts: Facts) -> int:

@@ -63,6 +63,7 @@ class Restore:
         self._facts = facts
         self._options = options.restore_options(facts, target, request)
         self._images = images
+        self._images_group = place.images_group
         self._on_terminal = on_terminal
         self._work = work_directory or images.path
         self._pid = 0
@@ -94,6 +95,8 @@ class Restore:
 
     def start(self, handlers: Mapping[str, Handler] | None = None) -> None:
         """Ask CRIU, in a thread of this object's own, which calls the handlers."""
+        if self._gate is None:
+            self._let_read()
         self._thread = threading.Thread(
             target=self._request, args=(dict(handlers or {}),), name="restore", daemon=True
         )
@@ -109,6 +112,7 @@ class Restore:
             raise AssertionError("restore has no gate")
         if self._thread is not None and not self._thread.is_alive():
             self.wait()
+        self._let_read()
         self._gate.open(inventory)
 
     def abort(self) -> None:
@@ -138,8 +142,15 @@ class Restore:
         self._session.close()
         if self._thread is not None:
             self._thread.join()
+        if self._images_group is not None:
+            self._images.let_nobody_read()
         os.close(self._work_descriptor)
         self._work_descriptor = -1
+
+    def _let_read(self) -> None:
+        """Make the images readable for a CRIU within the container's user namespace."""
+        if self._images_group is not None:
+            self._images.let_read(self._images_group)
 
     def _request(self, handlers: dict[str, Handler]) -> None:
         """Speak with CRIU until it is done; keep what it raises for `wait`."""
@@ -185,8 +196,12 @@ class Restore:
         """Return the options as CRIU's message."""
         message = self._session.options()
         options.apply(self._options, message)
-        message.images_dir_fd = self._images.descriptor
-        message.work_dir_fd = self._work_descriptor
+        # By name: a descriptor would lead into the mount namespace of this process, and
+        # below that CRIU, which has one of its own, cannot mount what it wants to.
+        message.images_dir_fd = -1
+        message.images_dir = self._images.path
+        if self._work != self._images.path:
+            message.work_dir_fd = self._work_descriptor
         message.log_file = LOG_NAME
         return message
 

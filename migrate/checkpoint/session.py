@@ -73,6 +73,8 @@ class Place:
         cgroup_procs: `cgroup.procs` files to join.
         cgroup_namespace: `new` to make one rooted in those groups, a path to join
             one, "" to stay in this one.
+        images_group: group that must be able to read the images, because CRIU
+            restores within a user namespace; None where it does not.
     """
 
     rootfs: str
@@ -80,6 +82,7 @@ class Place:
     masked: str
     cgroup_procs: tuple[str, ...] = ()
     cgroup_namespace: str = ""
+    images_group: int | None = None
 
     def command(self, criu: str, descriptor: int) -> list[str]:
         """Return the command line that becomes `criu swrk DESCRIPTOR` there."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migrate.checkpoint import options
-from migrate.checkpoint.facts import Connection, Facts, Mount, NetworkNamespace, Stdio
+from migrate.checkpoint.facts import CgroupPath, Connection, Facts, Mount, NetworkNamespace, Stdio
 from migrate.checkpoint.options import Request, Target
 from migrate.errors import UsageError
 
@@ -92,7 +92,7 @@ def target_for(container: Facts) -> Target:
     return replace(
         TARGET,
         binds={each.destination: f"/there{each.destination}" for each in container.mounts},
-        cgroup_roots=(("freezer", "/box"),),
+        cgroup_paths=(CgroupPath(controller="freezer", path="/box"),),
         network=9,
         inherited={each.key: 20 + number for number, each in enumerate(container.stdio)},
     )
@@ -209,7 +209,10 @@ def test_a_file_outside_without_a_counterpart_is_named() -> None:
 
 def test_nested_control_groups_are_left_to_criu() -> None:
     nested = replace(PLAIN, has_nested_cgroups=True)
-    target = replace(TARGET, cgroup_roots=(("freezer", "/box"),))
+    here = (CgroupPath(controller="freezer", path="/box"),)
+    target = replace(TARGET, cgroup_paths=here)
     made = options.restore_options(nested, target, Request())
     assert made["manage_cgroups_mode"] == "SOFT"
     assert made["cg_root"] == [("freezer", "/box")]
+    same = options.restore_options(replace(nested, cgroup=here), target, Request())
+    assert "cg_root" not in same
