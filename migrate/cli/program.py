@@ -72,6 +72,10 @@ def run(words: Sequence[str]) -> int:
             return complete(os.environ[COMPLETION_VARIABLE], COMPLETION_VARIABLE)
         try:
             call = parse(words)
+        except HelpWanted as wanted:
+            from migrate.cli.help import show
+
+            return show(wanted)
         except UsageError:
             # The error belongs in the log as well, where --log itself was understood.
             reporter.configure(parse_globals(words)[0])
@@ -79,10 +83,6 @@ def run(words: Sequence[str]) -> int:
         reporter.configure(call.globals)
         prefix = _prepare(call)
         return _run(call)
-    except HelpWanted as wanted:
-        from migrate.cli import help  # noqa: A004 - the module is about nothing else
-
-        return help.show(wanted)
     except MigrateError as error:
         return reporter.error(error, prefix)
     except KeyboardInterrupt:

@@ -250,3 +250,9 @@ def test_a_shell_can_complete_commands_and_options(tmp_path: Path) -> None:
 
     assert completed("migrate che", 1) == "plain,checkpoint\n"
     assert "plain,--image-path" in completed("migrate checkpoint --im", 2)
+
+
+def test_help_about_nothing_is_an_error(run: Run) -> None:
+    done = run("help", "frob")
+    assert done.returncode == 1
+    assert done.stderr == 'migrate: there is no command "frob" (See `migrate --help`.)\n'
