@@ -117,9 +117,10 @@ def test_events_stats_carries_the_numbers_of_the_cgroup(runtime: Runtime) -> Non
     assert data["pids"]["current"] == 1
     assert data["memory"]["usage"]["usage"] > 0
     assert data["memory"]["usage"]["limit"] > 0
-    assert data["memory"]["raw"]["rss"] >= 0
+    assert data["memory"]["raw"]
     usage = data["cpu"]["usage"]
-    assert usage["total"] >= sum(usage["percpu"]) // 2
+    # Version 2 of cgroups does not count by processor.
+    assert usage["total"] >= sum(usage.get("percpu", ())) // 2
 
 
 def test_events_of_a_stopped_container_are_refused(runtime: Runtime) -> None:
