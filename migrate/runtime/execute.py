@@ -13,7 +13,7 @@ from migrate import syscalls
 from migrate.errors import CgroupError, StageError, WrongStatus
 from migrate.runtime import cgroup, handover, plan, state
 from migrate.runtime.cgroup import files
-from migrate.runtime.cgroup.hierarchy import hierarchies
+from migrate.runtime.cgroup.hierarchy import directory_of, hierarchies
 from migrate.runtime.launch import answer_limits
 from migrate.runtime.spec.validation import NAMESPACE_FILES, validate_process
 from migrate.runtime.stage import Stage
@@ -86,6 +86,12 @@ def exec_process(_store: Store, record: Record, process: Process, options: ExecO
         _check_terminal(process, options)
         join, fds = _namespaces(record)
         try:
+            # Moving a process takes the kernel a grace period: stage 1 moves while it
+            # starts up, and what it forks is born in the cgroup. Where there is room for
+            # one task only, stage 2 moves, which the limit does not hinder.
+            joins_early = _has_room(options.cgroup or record["cgroup"])
+            if joins_early:
+                _join_cgroup(record, options, stage.first_pid)
             the_plan = plan.for_exec(
                 process,
                 join=join,
@@ -97,7 +103,8 @@ def exec_process(_store: Store, record: Record, process: Process, options: ExecO
         finally:
             for fd in fds:
                 os.close(fd)
-        _join_cgroup(record, options, pid)
+        if not joins_early:
+            _join_cgroup(record, options, pid)
         stage.converse(
             {
                 "CONSOLE": lambda body, fds: handover.console(body, fds, options),
@@ -164,6 +171,14 @@ def _check_alive(pidfd: int) -> None:
     poll.register(pidfd, select.POLLIN)
     if poll.poll(0):
         raise WrongStatus("cannot exec in a stopped container")
+
+
+def _has_room(paths: dict[str, str]) -> bool:
+    """Whether a container's limit of tasks leaves room for two."""
+    directory = directory_of(paths, "pids") or paths.get("")
+    limit = files.read_if_there(f"{directory}/pids.max") or "max"
+    used = files.read_if_there(f"{directory}/pids.current") or "0"
+    return limit == "max" or int(limit) - int(used) >= 2
 
 
 def _join_cgroup(record: Record, options: ExecOptions, pid: int) -> None:

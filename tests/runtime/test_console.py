@@ -126,6 +126,20 @@ def test_without_a_devpts_a_terminal_says_what_is_missing(runner: Runner, taker:
         config["mounts"] = [m for m in config["mounts"] if m["destination"] != "/dev/pts"]
 
     runner.bundle(change=change)
-    with pytest.raises(Failed, match="no terminals of its own") as caught:
+    with pytest.raises(Failed, match=r"no terminals of its own|not a devpts") as caught:
         runner.create(console_socket=taker.path)
     assert "devpts" in caught.value.reply["hint"]
+
+
+def test_a_device_in_place_of_the_terminals_is_not_opened(runner: Runner, taker: Taker) -> None:
+    """CVE-2025-52565: what /dev/pts is decides which device is opened and mounted."""
+
+    def change(config: Config) -> None:
+        with_terminal(config)
+        for mount in config["mounts"]:
+            if mount["destination"] == "/dev/pts":
+                mount.update(type="tmpfs", source="tmpfs", options=["nosuid"])
+
+    runner.bundle(change=change)
+    with pytest.raises(Failed, match="not a devpts"):
+        runner.create(console_socket=taker.path)

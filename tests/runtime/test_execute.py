@@ -138,3 +138,23 @@ def test_it_works_in_a_user_namespace(runner: Runner) -> None:
     asked = process("sh", "-c", "id -u; cat /proc/self/uid_map")
     assert runner.call("exec", name=record["id"], process=asked) == 0
     assert runner.text().split() == ["0", "0", "100000", "65536"]
+
+
+def test_a_container_at_its_limit_of_tasks_takes_one_more(runner: Runner) -> None:
+    def change(config: Config) -> None:
+        config["linux"]["resources"]["pids"] = {"limit": 1}
+
+    runner.bundle(change=change)
+    record = runner.create()
+    runner.start(record, wait=False)
+    runner.output.write_bytes(b"")
+    assert runner.call("exec", name=record["id"], process=process("id", "-u")) == 0
+    assert runner.text() == "0\n"
+
+
+def test_several_at_once_do_not_meet(runner: Runner, running: Any) -> None:
+    asked = process("sh", "-c", "exit 5")
+    calls = [runner.popen("exec", name=running["id"], process=asked) for _ in range(6)]
+    for call, reply in calls:
+        assert call.wait(60) == 0
+        assert '"value": 5' in reply.read_text()

@@ -256,3 +256,28 @@ def test_socket_activation_is_passed_on(runner: Runner) -> None:
     assert process.wait(30) == 0
     runner.start(runner.store.load(name))
     assert runner.text().splitlines() == ["1 1", "/dev/zero"]
+
+
+def test_arguments_and_variables_as_long_as_the_kernel_takes_arrive(runner: Runner) -> None:
+    def change(config: Config) -> None:
+        config["process"]["env"] += [f"V{number}=" + "x" * 100_000 for number in range(8)]
+
+    assert runner.run("sh", "-c", "env | wc -c", change=change).strip() > "800000"
+
+
+def test_a_terminated_create_takes_everything_back(runner: Runner, tmp_path: Path) -> None:
+    def change(config: Config) -> None:
+        script = f"echo $$ >{tmp_path}/pid; exec sleep 1000"
+        hook = {"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin"]}
+        config["hooks"] = {"createRuntime": [hook]}
+
+    bundle = runner.bundle(change=change)
+    name = runner.name()
+    process, reply = runner.popen("create", name=name, bundle=str(bundle))
+    eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    process.terminate()
+    assert process.wait(30) == 0
+    assert "interrupted by signal 15" in reply.read_text()
+    hook = int((tmp_path / "pid").read_text())
+    eventually(lambda: not Path(f"/proc/{hook}/exe").exists())
+    assert_nothing_left(runner)

@@ -49,14 +49,23 @@ def set_up(context: Context, size: tuple[int, int] | None, *, make_node: bool) -
 def _open_pair(context: Context) -> tuple[int, int, int]:
     """Master, slave and number of a new pair."""
     try:
-        master = context.root.open("dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY, exact=True)
+        pts = context.root.open("dev/pts", syscalls.O_PATH | os.O_DIRECTORY, exact=True)
+        if syscalls.fstatfs(pts) != syscalls.DEVPTS_SUPER_MAGIC:
+            raise StageError(
+                "/dev/pts of the container is not a devpts",
+                "Mount a devpts on /dev/pts, as `migrate spec` does.",
+            )
+        # On that very file system, where ptmx can be nothing else: another device
+        # would not even be opened.
+        flags = os.O_RDWR | os.O_NOCTTY
+        resolve = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_XDEV | syscalls.RESOLVE_NO_SYMLINKS
+        master = syscalls.openat2(pts, "ptmx", flags, resolve=resolve)
+        os.close(pts)
     except KernelError as error:
         raise StageError(
             f"the container has no terminals of its own: {error}",
             "Mount a devpts on /dev/pts, as `migrate spec` does.",
         ) from None
-    if syscalls.fstatfs(master) != syscalls.DEVPTS_SUPER_MAGIC:
-        raise StageError("/dev/pts of the container is not a devpts")
     fcntl.ioctl(master, syscalls.TIOCSPTLCK, bytes(4))
     number = int.from_bytes(fcntl.ioctl(master, syscalls.TIOCGPTN, bytes(4)), _ORDER)
     flags = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC

@@ -90,6 +90,7 @@ def _spawn(name: str, hook: dict[str, Any], feed: int, hear: int) -> int:
 def _become(hook: dict[str, Any], feed: int, hear: int) -> None:
     """Be the hook, in the child."""
     os.setsid()
+    os.umask(0o022)  # init's own is 0 while it makes nodes
     # Above the three first, should one of them have been closed in the caller.
     feed, hear = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in (feed, hear))
     for target, fd in enumerate((feed, hear, hear)):

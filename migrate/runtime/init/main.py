@@ -31,7 +31,7 @@ def main(fd: int) -> NoReturn:
         syscalls.prctl(syscalls.PR_SET_NAME, b"migrate-init")
         close_imports()
         namespaces.enter(channel, plan, fds)
-        pid = os.fork()
+        pid = namespaces.fork()
         if pid == 0:
             channel.forked()
             stage2(channel, plan, fds)

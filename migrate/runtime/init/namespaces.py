@@ -119,7 +119,7 @@ def _raise_loopback() -> None:
 def _open(path: str, kind: int) -> int:
     """A namespace's descriptor; that it is one of the right kind is checked."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise StageError(
             f"cannot join the namespace {path}: {str(error.strerror).lower()}"
@@ -133,6 +133,21 @@ def _check(fd: int, path: str, kind: int) -> int:
     if fcntl.ioctl(fd, syscalls.NS_GET_NSTYPE) != kind:
         raise StageError(f"cannot join {path}: it is a namespace of another kind")
     return fd
+
+
+def fork() -> int:
+    """Fork into the namespaces that only a child can be in.
+
+    Raises:
+        StageError: the cgroup has no room for a task.
+    """
+    try:
+        return os.fork()
+    except OSError as error:
+        raise StageError(
+            f"cannot fork: {str(error.strerror).lower()}",
+            "Raise the limit of tasks (pids.limit) of the container or of its caller.",
+        ) from None
 
 
 def become_root() -> None:

@@ -126,12 +126,10 @@ def attach(plan: dict[str, Any]) -> Root:
     propagation, recursive = plan["propagation"] or (syscalls.MS_SLAVE, True)
     syscalls.mount_setattr(host_root, propagation=propagation, recursive=recursive)
     os.close(host_root)
-    path = plan["rootfs"]
-    tree = syscalls.open_tree(
-        syscalls.AT_FDCWD, path, syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE
-    )
+    below = os.open(plan["rootfs"], syscalls.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE | syscalls.AT_EMPTY_PATH
+    tree = syscalls.open_tree(below, b"", flags)
     syscalls.mount_setattr(tree, propagation=syscalls.MS_PRIVATE, recursive=True)
-    below = os.open(path, syscalls.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     _make_mount_private(below)
     syscalls.move_mount(tree, below)
     os.close(below)
