@@ -142,7 +142,7 @@ def test_what_a_failing_proxy_command_says_is_in_the_error(
     sshd: Sshd, program: Program, capfd: pytest.CaptureFixture[str]
 ) -> None:
     options = sshd.configure(
-        "Host far", "    ProxyCommand echo no way through >&2; exit 1", *_server_lines(sshd)
+        "Host far", "    ProxyCommand sh -c 'echo no way through >&2'", *_server_lines(sshd)
     )
     error = greeting_error(options, program, target="far")
     assert "no way through" in str(error)
@@ -485,7 +485,7 @@ def test_a_slow_link_is_met_with_a_higher_level(sshd: Sshd, program: Program) ->
         send(link, words * 5)
         assert link.conditions.link_rate < 20e6
         assert link._outbox.meter.level in {3, 6, 9}
-        assert link.traffic.sent_bytes < 0.4 * 5 * len(words)
+        assert link.traffic.sent_bytes < 0.6 * 5 * len(words)
 
 
 def test_keys_are_renewed_under_load_without_harm(
