@@ -121,7 +121,7 @@ class ParamikoSession:
         """See `ssh.Session.run`."""
         transport = self._transports[-1]
         # paramiko waits for ever for the answer to exec.
-        patience = threading.Timer(transport.channel_timeout, transport.close)
+        patience = threading.Timer(transport.channel_timeout, self.abort)
         patience.start()
         try:
             channel = transport.open_session(
@@ -135,20 +135,29 @@ class ParamikoSession:
         finally:
             patience.cancel()
             patience.join()
-        wrapped = ParamikoChannel(channel, self.peer, argv, self.close)
+        wrapped = ParamikoChannel(channel, self.peer, argv, self.abort)
         self._channels.append(wrapped)
         return wrapped
 
+    def abort(self) -> None:
+        """End the connections at once, without a word to the hosts.
+
+        The one with the socket goes first: those inside it would otherwise wait
+        for a dead network to take their goodbyes.
+        """
+        for transport in self._transports:
+            transport.close()
+
     def close(self) -> None:
         """See `ssh.Session.close`: afterwards no thread of it is left."""
-        transports, self._transports = self._transports[::-1], []
-        for transport in transports:
+        self.abort()
+        for transport in self._transports:
             _end(transport)
         for channel in self._channels:
             channel.close()
         for proxy in self._proxies:
             proxy.end(0)
-        self._channels, self._proxies = [], []
+        self._transports, self._channels, self._proxies = [], [], []
 
     def __enter__(self) -> Self:
         return self
@@ -222,7 +231,7 @@ class ParamikoChannel:
         """
         if not self._aborted:
             self._aborted = True
-            self._channel.get_transport().close()
+            self._end_session()
 
     def close(self) -> None:
         """See `ByteChannel.close`."""

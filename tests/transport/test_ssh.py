@@ -456,6 +456,23 @@ def test_a_link_that_is_gone_fails_everybody_in_time(
         proxy.resume()
 
 
+def test_a_dead_network_does_not_hold_up_the_end_of_a_session_through_another_host(
+    sshd: Sshd, program: Program
+) -> None:
+    with TcpProxy(("127.0.0.1", sshd.port)) as proxy:
+        lines = _server_lines(sshd)
+        behind = [line.replace(f"Port {sshd.port}", f"Port {proxy.port}") for line in lines]
+        options = sshd.configure("Host far", "    ProxyJump hop", *lines, "Host hop", *behind)
+        with linked(options, program, silence_seconds=1, target="far") as link:
+            proxy.stall()
+            before = time.monotonic()
+            with pytest.raises(LinkError):
+                send_for_ever(link)
+            link.close()
+        assert time.monotonic() - before < 6
+        proxy.resume()
+
+
 @pytest.mark.parametrize("at", [10_000, 100_000, 1_000_000, 5_000_000])
 def test_a_flipped_bit_ends_the_link_and_never_reaches_the_stream(
     sshd: Sshd, program: Program, at: int
