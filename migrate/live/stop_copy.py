@@ -29,7 +29,7 @@ from migrate.checkpoint.pages import PageSource
 from migrate.checkpoint.session import Notification
 from migrate.errors import LinkError, MigrationError
 from migrate.events import Progress, emit
-from migrate.live.filesystem.mapped import shared_mappings
+from migrate.live.filesystem.mapped import Held, open_for_writing, shared_mappings
 from migrate.live.filesystem.source import TreeSource
 from migrate.live.phases import Phase
 from migrate.live.reach import Reached
@@ -186,10 +186,14 @@ class StopCopy:
                 stream.give(memoryview(chunk))
         return Bytes(stream.raw_bytes, stream.wire_bytes)
 
-    def _sync_files(self, mapped: set[str]) -> Bytes:
+    def _sync_files(self, mapped: set[Held]) -> Bytes:
         """Send what changed since the files were sent; beside the dump."""
-        again = shared_mappings(cgroup.procs(self._run.record["cgroup"]))
-        sent = self._tree.run(frozen=True, mapped=mapped | again)
+        tasks = cgroup.procs(self._run.record["cgroup"])
+        sent = self._tree.run(
+            frozen=True,
+            mapped=mapped | shared_mappings(tasks),
+            writing=open_for_writing(tasks),
+        )
         return Bytes(sent.content_bytes, sent.wire_bytes)
 
     # The commit, told.

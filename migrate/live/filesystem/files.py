@@ -64,7 +64,7 @@ class FileWriter:
             ProtocolError: blocks are out of order or too long.
         """
         patching = kind == FileKind.PATCH
-        blocks = bytearray(self._blocks.get(entry, b"") if patching else b"")
+        blocks = bytearray(self._known(entry, fd) if patching else b"")
         if not patching and not is_new:
             os.ftruncate(fd, 0)
         received, next_offset = 0, 0
@@ -93,6 +93,16 @@ class FileWriter:
             at = offset // BLOCK_BYTES * DIGEST_BYTES
             _extend(blocks, at)
             blocks[at : at + DIGEST_BYTES] = value
+
+    def _known(self, entry: int, fd: int) -> bytes:
+        """The digests of what a file holds now.
+
+        They are not known by this name where another name stood for the file before.
+        """
+        blocks = self._blocks.get(entry)
+        if blocks is None:
+            blocks = content.file_blocks(content.BlockReader(), fd, os.fstat(fd).st_size)
+        return blocks
 
     def _full(self, stream: StreamReader, fd: int, offset: int, length: int) -> int:
         view = self._buffer[:length]

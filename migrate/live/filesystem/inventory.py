@@ -17,33 +17,20 @@ import os
 import stat
 import time
 from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from migrate import syscalls
 from migrate.errors import FileSyncError
 from migrate.live.filesystem.attributes import Xattrs, read_xattrs
 from migrate.live.filesystem.batch import MAX_DEPTH, MAX_ENTRIES, NO_LINK, Batch
 from migrate.live.filesystem.beneath import open_directory
+from migrate.live.filesystem.mapped import Held
+from migrate.live.filesystem.names import FileNames
+from migrate.live.filesystem.trust import lag_ns
+from migrate.live.filesystem.watch import Watch
 
 # A directory that went, or became something else, between two calls.
 _WENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
-
-# How far a ctime may lag behind the clock: two ticks of the slowest kernel where
-# the file system keeps nanoseconds, two seconds where it keeps seconds (FAT, ext3),
-# anything where another machine's clock writes it.
-_FINE_NS = 50_000_000
-_COARSE_NS = 2_000_000_000
-_FOREIGN_NS = 3_600_000_000_000
-_FOREIGN_FILE_SYSTEMS = frozenset(
-    {
-        0x6969,  # NFS
-        0xFF534D42,  # CIFS
-        0xFE534D42,  # SMB2
-        0x65735546,  # FUSE
-        0x01021997,  # 9p
-        0x00C36400,  # Ceph
-    }
-)
 
 
 @dataclass(slots=True)
@@ -71,10 +58,12 @@ class Inventory:
 
     Args:
         root_fd: descriptor of the root; stays the caller's.
+        watch: takes every directory that is looked into; None to do without.
     """
 
-    def __init__(self, root_fd: int) -> None:
+    def __init__(self, root_fd: int, watch: Watch | None = None) -> None:
         self.root_fd = root_fd
+        self._watch = watch
         self.names: list[str] = []
         self.parents: array[int] = array("I")
         self.modes: array[int] = array("I")
@@ -90,12 +79,10 @@ class Inventory:
         self.targets: dict[int, str] = {}
         self.xattrs: dict[int, Xattrs] = {}
         self.children: dict[int, dict[str, int]] = {}
-        # Files with several names: (device, inode) -> ids, the first one leads.
-        self._names_of: dict[tuple[int, int], list[int]] = {}
-        self._file_of: dict[int, tuple[int, int]] = {}
+        self._files = FileNames()
         self._walks = 0
-        self._floor_ns = 0
-        self._lag_ns = _lag_ns(root_fd)
+        self._floor_ns = 2**63 - 1
+        self._lag_ns = lag_ns(root_fd)
 
     # --- questions ---
 
@@ -117,10 +104,32 @@ class Inventory:
             entry = found
         return entry
 
+    def child(self, directory: int, name: str) -> int | None:
+        """Return the regular file of that name in a directory, or None."""
+        entry = self.children.get(directory, {}).get(name)
+        return entry if entry is not None and stat.S_ISREG(self.modes[entry]) else None
+
+    def find_held(self, held: Held) -> set[int]:
+        """Return the entries that a file held by a task may be.
+
+        Its path is what the task's own mount namespace calls it, and its inode number
+        may be that of an overlay's layer: whatever matches counts.
+        """
+        path, inode = held
+        entry = self.find(path)
+        found = set() if entry is None else {entry}
+        if entry is None or self.inos[entry] != inode:
+            found |= {each for each, ino in enumerate(self.inos) if ino == inode}
+        return {each for each in found if self.is_alive(each) and stat.S_ISREG(self.modes[each])}
+
     def leader(self, entry: int) -> int:
         """Return the entry that stands for the file this one is a name of."""
-        key = self._file_of.get(entry)
-        return entry if key is None else self._names_of[key][0]
+        return self._files.leader(entry)
+
+    def is_alive(self, entry: int) -> bool:
+        """Whether the entry was there at the last walk."""
+        siblings = self.children.get(self.parents[entry], {})
+        return entry == 0 or siblings.get(self.names[entry]) == entry
 
     def count(self) -> int:
         """Return how many entries there are, the root included."""
@@ -128,7 +137,7 @@ class Inventory:
 
     def batch(self, changes: Changes) -> Batch:
         """Return the changes as they travel."""
-        rows = sorted([*changes.fresh, *changes.changed])
+        rows = sorted({*changes.fresh, *changes.changed})
         fresh = set(changes.fresh)
         batch = Batch(gone=array("I", changes.gone), ids=array("I", rows))
         batch.names = [self.names[entry] for entry in rows]
@@ -148,11 +157,12 @@ class Inventory:
 
     # --- the walk ---
 
-    def walk(self, *, still: bool = False) -> Changes:
+    def walk(self, *, still: bool = False, only: set[int] | None = None) -> Changes:
         """Look at every entry and return what changed since the walk before.
 
         Args:
             still: nothing may change meanwhile; what does is an error.
+            only: directories to look into, and what is new below them; None for all.
 
         Raises:
             FileSyncError: the tree is too large or deep, or is not still.
@@ -164,28 +174,71 @@ class Inventory:
         if self._walks == 1:
             self._add(0, "", os.fstat(self.root_fd), self.root_fd, ".")
             changes.fresh.append(0)
-        else:
-            self._look_again(0, os.fstat(self.root_fd), self.root_fd, ".", changes)
-        pending = [(0, "", 0)]
-        while pending:
-            directory, path, depth = pending.pop()
-            if depth > MAX_DEPTH or len(self.names) > MAX_ENTRIES:
-                raise FileSyncError(
-                    f"rootfs {path[:80]}: more than {MAX_DEPTH} levels or {MAX_ENTRIES} files"
-                )
-            for name, entry in self._list(directory, path, changes, still=still):
-                pending.append((entry, f"{path}/{name}" if path else name, depth + 1))
+        self._files.shrunk.clear()
+        self._visit({0} if only is None else only, changes, still=still, everything=only is None)
+        visited: set[int] = set()
+        while only is not None and (where := self._of_other_names(changes) - visited):
+            self._visit(where, changes, still=still, everything=False)
+            visited |= where
         self._settle_names(changes)
         self._floor_ns = started_ns - self._lag_ns
         return changes
 
-    def _list(
-        self, directory: int, path: str, changes: Changes, *, still: bool
-    ) -> list[tuple[str, int]]:
-        """Look at one directory's entries; returns its directories."""
+    def _visit(self, where: set[int], changes: Changes, *, still: bool, everything: bool) -> None:
+        """Look into directories, and those in them: all, or only those that are new."""
+        pending = sorted(where, reverse=True)
+        while pending:
+            directory = pending.pop()
+            if directory and directory not in self.children:
+                continue  # it has gone with the one it was in
+            for entry in self._list(directory, changes, still=still, recursive=everything):
+                self.children.setdefault(entry, {})
+                pending.append(entry)
+
+    def _of_other_names(self, changes: Changes) -> set[int]:
+        """Return the directories of names not looked at, of files that were by another.
+
+        A name that was made or has gone, and a write by it, is an event in its own
+        directory only.
+        """
+        walk, seen = self._walks, self._seen
+        where: set[int] = set()
+        for file in self._files.shrunk:
+            names = self._files.of_file(file)
+            if names and all(seen[name] != walk for name in names):
+                where.add(self.parents[names[0]])
+        grown = {
+            self.inos[entry]
+            for entry in (*changes.fresh, *changes.content)
+            if self.nlinks[entry] > len(self._files.of_same_file(entry))
+            and not stat.S_ISDIR(self.modes[entry])
+        }
+        if grown:
+            where.update(
+                self.parents[entry]
+                for entry, inode in enumerate(self.inos)
+                if inode in grown and seen[entry] != walk and self.is_alive(entry)
+            )
+        return where
+
+    def with_other_names(self) -> set[int]:
+        """Return the directories of files that have names outside the tree, too."""
+        return {
+            self.parents[name]
+            for names in self._files.groups()
+            for name in names
+            if self.nlinks[name] > len(names)
+        }
+
+    def _list(self, directory: int, changes: Changes, *, still: bool, recursive: bool) -> list[int]:
+        """Look at one directory and its entries.
+
+        Returns:
+            The directories in it; only the new ones unless `recursive`.
+        """
         known = self.children.setdefault(directory, {})
-        below: list[tuple[str, int]] = []
-        fd = self._open(path, still=still)
+        below: list[int] = []
+        fd = self._enter(directory, changes, still=still)
         if fd is None:
             return below
         walk, inos, modes, ctimes, seen = (
@@ -226,8 +279,8 @@ class Inventory:
                         seen[entry] = walk
                         if suspect:
                             self._look_again(entry, status, fd, name, changes)
-                    if status.st_mode & 0o170000 == 0o040000:
-                        below.append((name, entry))
+                    if status.st_mode & 0o170000 == 0o040000 and (recursive or not is_same):
+                        below.append(entry)
         finally:
             os.close(fd)
         missing = [entry for entry in known.values() if seen[entry] != walk]
@@ -235,15 +288,26 @@ class Inventory:
             self._drop(entry, changes)
         return below
 
-    def _open(self, path: str, *, still: bool) -> int | None:
-        """Open a directory, unless it is a mount point or went meanwhile."""
+    def _enter(self, directory: int, changes: Changes, *, still: bool) -> int | None:
+        """Open and watch a directory, unless it is a mount point or went meanwhile."""
+        path = self.path(directory)
+        if path.count("/") > MAX_DEPTH or len(self.names) > MAX_ENTRIES:
+            raise FileSyncError(
+                f"rootfs {path[:80]}: more than {MAX_DEPTH} levels or {MAX_ENTRIES} files"
+            )
         try:
-            return open_directory(self.root_fd, path)
+            fd = open_directory(self.root_fd, path)
         except OSError as error:
             # EXDEV, a mount point: what is mounted there is not part of the rootfs.
             if error.errno == errno.EXDEV or (error.errno in _WENT and not still):
                 return None
             raise
+        if self._watch is not None:
+            self._watch.add(directory, fd)
+        status = os.fstat(fd)
+        if self._ctimes[directory] != status.st_ctime_ns or status.st_ctime_ns >= self._floor_ns:
+            self._look_again(directory, status, fd, ".", changes)
+        return fd
 
     def _was_replaced(self, entry: int, status: os.stat_result, fd: int, inner: str) -> bool:
         """Whether a link or a device is another one, its inode number used again."""
@@ -272,9 +336,7 @@ class Inventory:
             self.children[directory][name] = entry
         self._read_more(entry, fd, inner)
         if status.st_nlink > 1 and not stat.S_ISDIR(mode):
-            key = (status.st_dev, status.st_ino)
-            self._file_of[entry] = key
-            self._names_of.setdefault(key, []).append(entry)
+            self._files.note(entry, (status.st_dev, status.st_ino))
         return entry
 
     def _read_more(self, entry: int, fd: int, inner: str) -> None:
@@ -303,10 +365,8 @@ class Inventory:
         if stat.S_ISREG(status.st_mode):
             self.sizes[entry] = status.st_size
             changes.content.append(entry)
-        if status.st_nlink > 1 and entry not in self._file_of and not stat.S_ISDIR(status.st_mode):
-            key = (status.st_dev, status.st_ino)
-            self._file_of[entry] = key
-            self._names_of.setdefault(key, []).insert(0, entry)
+        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+            self._files.note(entry, (status.st_dev, status.st_ino), known_before=True)
         self._read_more(entry, fd, inner)
         if self._metadata(entry) != before:
             changes.changed.append(entry)
@@ -329,15 +389,9 @@ class Inventory:
             order.extend(self.children.pop(above, {}).values())
         for gone in reversed(order):
             changes.gone.append(gone)
-            key = self._file_of.pop(gone, None)
-            if key is not None:
-                others = self._names_of[key]
-                led = others[0] == gone
-                others.remove(gone)
-                if not others:
-                    del self._names_of[key]
-                elif led:
-                    changes.heirs[gone] = others[0]
+            heir = self._files.forget(gone)
+            if heir is not None:
+                changes.heirs[gone] = heir
             self.targets.pop(gone, None)
             self.xattrs.pop(gone, None)
         siblings = self.children[self.parents[entry]]
@@ -355,7 +409,31 @@ class Inventory:
             *(entry for entry in changes.fresh if stat.S_ISREG(self.modes[entry])),
             *(entry for entry in changes.content if entry not in dropped),
         ]
+        self._tell_other_names([*changes.fresh, *changes.changed, *content], changes)
         changes.content = list(dict.fromkeys(map(self.leader, content)))
+
+    def _tell_other_names(self, looked_at: Iterable[int], changes: Changes) -> None:
+        """Note by all names of a file what one of them has shown.
+
+        A walk that does not go everywhere may have come by some of them only.
+        """
+        latest = {self.leader(each): each for each in looked_at}
+        columns = (
+            *(self.modes, self.uids, self.gids, self.sizes),
+            *(self.mtimes, self.nlinks, self._ctimes),
+        )
+        for entry in latest.values():
+            for other in self._files.of_same_file(entry):
+                if self._seen[other] == self._walks:
+                    continue
+                before = self._metadata(other)
+                for column in columns:
+                    column[other] = column[entry]
+                self.xattrs.pop(other, None)
+                if entry in self.xattrs:
+                    self.xattrs[other] = self.xattrs[entry]
+                if self._metadata(other) != before:
+                    changes.changed.append(other)
 
 
 def _read_link(name: str, directory_fd: int) -> str | None:
@@ -366,9 +444,3 @@ def _read_link(name: str, directory_fd: int) -> str | None:
         if error.errno in {errno.ENOENT, errno.EINVAL}:
             return None
         raise
-
-
-def _lag_ns(root_fd: int) -> int:
-    if syscalls.fstatfs(root_fd) & 0xFFFFFFFF in _FOREIGN_FILE_SYSTEMS:
-        return _FOREIGN_NS
-    return _FINE_NS if os.fstat(root_fd).st_ctime_ns % 1_000_000 else _COARSE_NS

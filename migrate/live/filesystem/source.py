@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import time
 from collections.abc import Iterable
 from types import TracebackType
@@ -27,12 +26,18 @@ from migrate.live.filesystem import content, passes
 from migrate.live.filesystem.batch import encode
 from migrate.live.filesystem.beneath import OpenDirectories, open_regular
 from migrate.live.filesystem.inventory import Changes, Inventory
+from migrate.live.filesystem.mapped import Held
 from migrate.live.filesystem.passes import BlockKind, FileKind, Gatherer, PassReport, Want
+from migrate.live.filesystem.trust import is_foreign
+from migrate.live.filesystem.watch import Watch
 from migrate.transport.link import Link
 from migrate.transport.receiving import StreamReader
 
 # Where a file that was listed is no file any more.
 _WENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ESTALE})
+
+# So many files are sent between two looks at the events, which must not pile up.
+_GATHER_EACH = 64
 
 _PROGRESS_BYTES = 8 * 1024 * 1024
 
@@ -50,7 +55,8 @@ class TreeSource:
         self._link = link
         self._label = label
         self._root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._inventory = Inventory(self._root_fd)
+        self._watch = None if is_foreign(self._root_fd) else Watch()
+        self._inventory = Inventory(self._root_fd, self._watch)
         self._directories = OpenDirectories(self._root_fd, self._inventory.path)
         self._reader = content.BlockReader()
         self._passes = 0
@@ -61,6 +67,8 @@ class TreeSource:
     def close(self) -> None:
         """Let go of the tree."""
         self._directories.close()
+        if self._watch is not None:
+            self._watch.close()
         if self._root_fd >= 0:
             os.close(self._root_fd)
             self._root_fd = -1
@@ -76,13 +84,22 @@ class TreeSource:
     ) -> None:
         self.close()
 
-    def run(self, *, frozen: bool = False, mapped: Iterable[str] = ()) -> PassReport:
+    def run(
+        self,
+        *,
+        frozen: bool = False,
+        mapped: Iterable[Held] = (),
+        writing: Iterable[Held] | None = None,
+    ) -> PassReport:
         """Bring the destination's tree up to date; returns when it is.
 
         Args:
             frozen: nothing may change the tree meanwhile; what does is an error.
-            mapped: paths of files that a task has mapped shared (`mapped.py`):
+            mapped: files that a task has mapped shared (`mapped.shared_mappings`):
                 compared by content, whatever their times say.
+            writing: files that a task has open for writing (`mapped.open_for_writing`);
+                with them a frozen pass looks only where something happened. None:
+                not known, everything is looked at.
 
         Raises:
             FileSyncError: the tree cannot be read, or the destination cannot
@@ -93,7 +110,7 @@ class TreeSource:
         self._passes += 1
         report = PassReport(number=self._passes, frozen=frozen)
         try:
-            self._run(report, list(mapped))
+            self._run(report, list(mapped), writing)
         except OSError as error:
             where = error.filename if isinstance(error.filename, str) else "a file"
             hint = (
@@ -109,14 +126,17 @@ class TreeSource:
         report.seconds = time.monotonic() - started
         return report
 
-    def _run(self, report: PassReport, mapped: list[str]) -> None:
+    def _run(self, report: PassReport, mapped: list[Held], writing: Iterable[Held] | None) -> None:
         inventory = self._inventory
         started = time.monotonic()
-        changes = inventory.walk(still=report.frozen)
+        only, closed = self._where(report, writing)
+        changes = inventory.walk(still=report.frozen, only=only)
         self._forget(changes)
-        also = [found for path in mapped if (found := inventory.find(path)) is not None]
-        also = [found for found in also if stat.S_ISREG(inventory.modes[found])]
-        files = list(dict.fromkeys([*changes.content, *map(inventory.leader, also), *self._owed]))
+        also = {inventory.child(directory, name) for directory, name in closed}.union(
+            *map(inventory.find_held, mapped)
+        )
+        compared = [inventory.leader(each) for each in also if each is not None]
+        files = list(dict.fromkeys([*changes.content, *compared, *self._owed]))
         batch = inventory.batch(changes)
         report.walk_seconds = time.monotonic() - started
         report.entries = inventory.count()
@@ -150,6 +170,22 @@ class TreeSource:
             if passes.receive_answer(answer, 0) is not None:
                 raise ProtocolError(f"{self._label}: a second choice where the outcome should be")
         report.wire_bytes = stream.wire_bytes
+
+    def _where(
+        self, report: PassReport, writing: Iterable[Held] | None
+    ) -> tuple[set[int] | None, set[tuple[int, str]]]:
+        """Return where to look (None: everywhere), and files to compare by content.
+
+        A file that was closed after writing may have been mapped meanwhile.
+        """
+        if self._watch is None or report.number == 1:
+            return None, set()
+        inventory = self._inventory
+        dirty, closed = self._watch.take()
+        if not (report.frozen and self._watch.is_reliable) or writing is None:
+            return None, closed
+        held = set[int]().union(*map(inventory.find_held, writing))
+        return dirty | inventory.with_other_names() | {inventory.parents[e] for e in held}, closed
 
     def _forget(self, changes: Changes) -> None:
         """Let the name that stands for a file now take over what was sent of it."""
@@ -187,8 +223,10 @@ class TreeSource:
         wanted: int,
     ) -> None:
         shown = 0
-        for entry in files:
+        for at, entry in enumerate(files):
             self._send_file(out, entry, have.get(entry), report)
+            if self._watch is not None and at % _GATHER_EACH == 0:
+                self._watch.gather()
             if report.content_bytes - shown >= _PROGRESS_BYTES:
                 shown = report.content_bytes
                 emit(Progress(step=self._label, done_bytes=shown, total_bytes=wanted))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from migrate.live.filesystem.mapped import Held
 from migrate.live.filesystem.passes import PassReport
 from migrate.live.filesystem.receiver import TreeReceiver
 from migrate.live.filesystem.source import TreeSource
@@ -27,7 +28,13 @@ class Sync:
     source: TreeSource
     receiver: TreeReceiver
 
-    def run(self, *, frozen: bool = False, mapped: Iterable[str] = ()) -> PassReport:
+    def run(
+        self,
+        *,
+        frozen: bool = False,
+        mapped: Iterable[Held] = (),
+        writing: Iterable[Held] | None = None,
+    ) -> PassReport:
         """One pass; raises what the source's half raises, then what the other does."""
         failed: list[Exception] = []
 
@@ -40,7 +47,7 @@ class Sync:
         thread = threading.Thread(target=receive)
         thread.start()
         try:
-            report = self.source.run(frozen=frozen, mapped=mapped)
+            report = self.source.run(frozen=frozen, mapped=mapped, writing=writing)
         finally:
             thread.join(20)
         assert not thread.is_alive()

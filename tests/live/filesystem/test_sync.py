@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from migrate.errors import FileSyncError
+from migrate.live.filesystem.mapped import Held
 from migrate.live.filesystem.source import TreeSource
 
 from .conftest import Sync, listing
@@ -67,7 +68,10 @@ def test_everything_a_tree_may_hold_arrives_as_it_was(sync: Sync) -> None:
     assert (sync.there / "sparse").stat().st_blocks * 512 < 1_000_000
 
 
-def test_the_frozen_pass_carries_what_changed_meanwhile(sync: Sync) -> None:
+@pytest.mark.parametrize("writing", [None, ()])
+def test_the_frozen_pass_carries_what_changed_meanwhile(
+    sync: Sync, writing: tuple[Held, ...] | None
+) -> None:
     fill(sync.here)
     sync.run()
     (sync.here / "etc/passwd").write_text("nobody:x:1:1\n")
@@ -81,7 +85,7 @@ def test_the_frozen_pass_carries_what_changed_meanwhile(sync: Sync) -> None:
     os.removexattr(sync.here / "etc", "user.note")
     (sync.here / "absolute").unlink()
     os.symlink("elsewhere", sync.here / "absolute")
-    sync.run(frozen=True)
+    sync.run(frozen=True, writing=writing)
     assert listing(sync.there) == listing(sync.here)
 
 
@@ -175,7 +179,7 @@ def test_a_mapped_file_is_compared_by_content(sync: Sync) -> None:
     assert entry is not None
     sync.source._inventory._ctimes[entry] = path.stat().st_ctime_ns
     sync.source._inventory._floor_ns = 2**62
-    assert sync.run(mapped=["/mapped", "/absent"]).files == 1
+    assert sync.run(mapped=[("/mapped", path.stat().st_ino), ("/absent", 0)]).files == 1
     assert path.read_bytes() == (sync.there / "mapped").read_bytes()
 
 
