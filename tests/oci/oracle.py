@@ -9,8 +9,11 @@ from __future__ import annotations
 # Test name (without parameters, or with one parameter set in brackets) -> reason.
 _EARLY = "runs the poststart hooks in create"
 _VERSION = "does not look at ociVersion"
+_PIDFD = "has no --pidfd-socket (it came with 1.2)"
 _RACE = "has no lock: of several at once all may fail, or hang"
 NOT_RUNC: dict[str, str] = {
+    "test_exec_sends_a_pidfd_of_its_process": _PIDFD,
+    "test_the_pidfd_socket_receives_a_pidfd_of_the_process": _PIDFD,
     "test_of_many_starts_exactly_one_wins": _RACE,
     "test_of_many_creates_exactly_one_wins": _RACE,
     "test_a_config_that_is_no_config_is_refused[null]": "panics",

@@ -19,6 +19,7 @@ from .driver import (
     killed_at_end,
     status_fields,
 )
+from .sockets import DescriptorSocket
 
 
 @pytest.fixture
@@ -188,6 +189,17 @@ def test_exec_detached_status_reaches_the_caller(container: Container) -> None:
     )  # fmt: skip
     _, status = os.waitpid(int(pid_file.read_text()), 0)
     assert os.waitstatus_to_exitcode(status) == 9
+
+
+def test_exec_sends_a_pidfd_of_its_process(container: Container) -> None:
+    pid_file = container.bundle.path / "pid"
+    with DescriptorSocket() as pidfds:
+        container.runtime.ok(
+            "exec", "-d", "--pidfd-socket", pidfds.path, "--pid-file", str(pid_file),
+            container.id, "sleep", "99", output=container.bundle.path / "exec-output",
+        )  # fmt: skip
+        info = Path(f"/proc/self/fdinfo/{pidfds.receive()}").read_text()
+    assert f"Pid:\t{pid_file.read_text()}\n" in info
 
 
 def test_exec_reads_a_process_file(container: Container) -> None:

@@ -18,6 +18,7 @@ from .driver import (
     status_fields,
     wait_for_death,
 )
+from .sockets import DescriptorSocket
 
 
 def test_a_created_container_waits_and_start_lets_it_run(runtime: Runtime) -> None:
@@ -203,6 +204,16 @@ def test_the_pid_file_holds_the_pid_and_nothing_else(runtime: Runtime) -> None:
     pid_file = runtime.workspace / "pid"
     container = runtime.create(None, "--pid-file", str(pid_file))
     assert pid_file.read_text() == str(container.pid)
+
+
+def test_the_pidfd_socket_receives_a_pidfd_of_the_process(runtime: Runtime) -> None:
+    with DescriptorSocket() as pidfds:
+        container = runtime.create(None, "--pidfd-socket", pidfds.path)
+        pidfd = pidfds.receive()
+        info = Path(f"/proc/self/fdinfo/{pidfd}").read_text()
+        assert f"Pid:\t{container.pid}\n" in info
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        container.wait_until("stopped")
 
 
 def test_the_bundle_is_the_working_directory_by_default(runtime: Runtime) -> None:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
 import fcntl
 import os
 import pty
 import select
-import socket
 import struct
 import subprocess
 import termios
 import time
 import tty
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from .driver import Bundle, Config, Runtime, eventually, killed_at_end
+from .sockets import DescriptorSocket
 
 # Carries out what is typed, without the escape sequences of an interactive shell.
 OBEDIENT = 'trap : INT; echo up; while read -r line; do eval "$line"; done'
@@ -57,44 +55,17 @@ class Terminal:
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
 
-class ConsoleSocket:
-    """An AF_UNIX socket that receives a terminal's master, as an engine's monitor does."""
+class ConsoleSocket(DescriptorSocket):
+    """Receives a terminal's master, as an engine's monitor does."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.received: list[int] = []
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(str(path))
-        self.listener.listen(1)
-        self.name = ""
-
-    def receive(self) -> Terminal:
-        self.listener.settimeout(10)
-        connection, _ = self.listener.accept()
-        with connection:
-            size = socket.CMSG_SPACE(4 * array.array("i").itemsize)
-            data, control, _, _ = connection.recvmsg(4096, size)
-        self.name = data.decode()
-        descriptors = array.array("i")
-        for _, kind, content in control:
-            assert kind == socket.SCM_RIGHTS
-            descriptors.frombytes(content)
-        self.received += descriptors
-        assert len(descriptors) == 1
-        return Terminal(descriptors[0])
+    def terminal(self) -> Terminal:
+        return Terminal(self.receive())
 
 
 @pytest.fixture
 def console() -> Iterator[ConsoleSocket]:
-    # A socket's path has to be short.
-    path = Path(f"/tmp/oci-{os.getpid()}.sock")
-    path.unlink(missing_ok=True)
-    console = ConsoleSocket(path)
-    with console.listener:
+    with ConsoleSocket() as console:
         yield console
-    for descriptor in console.received:
-        os.close(descriptor)
-    path.unlink()
 
 
 @contextlib.contextmanager
@@ -127,7 +98,7 @@ def test_the_console_socket_receives_the_master(
     runtime: Runtime, bundle: Bundle, console: ConsoleSocket
 ) -> None:
     container = runtime.create(bundle, "--console-socket", str(console.path))
-    terminal = console.receive()
+    terminal = console.terminal()
     terminal.resize(20, 70)
     container("start")
     terminal.type("echo 1+$((1+1)); tty; stty size\n")
@@ -143,7 +114,7 @@ def test_the_terminal_is_the_containers_dev_console(
     runtime: Runtime, bundle: Bundle, console: ConsoleSocket
 ) -> None:
     container = runtime.create(bundle, "--console-socket", str(console.path))
-    terminal = console.receive()
+    terminal = console.terminal()
     container("start")
     terminal.type("echo through > /dev/console; ls -l /proc/self/fd/0 /dev/pts\n")
     seen = terminal.read_until("/dev/pts/0")
@@ -154,7 +125,7 @@ def test_the_process_has_the_terminal_as_its_controlling_one(
     runtime: Runtime, bundle: Bundle, console: ConsoleSocket
 ) -> None:
     container = runtime.create(bundle, "--console-socket", str(console.path))
-    terminal = console.receive()
+    terminal = console.terminal()
     container("start")
     terminal.type("echo over > /dev/tty; sleep 77; echo $?-$((40+2))\n")
     eventually(lambda: len(container.pids()) == 2, "sleep runs")
@@ -171,7 +142,7 @@ def test_the_size_of_the_config_is_the_terminals(runtime: Runtime, console: Cons
 
     bundle = runtime.bundle("stty", "size", change=change)
     container = runtime.create(bundle, "--console-socket", str(console.path))
-    terminal = console.receive()
+    terminal = console.terminal()
     container("start")
     assert "33 111" in terminal.read_until("33 111")
 
@@ -184,7 +155,7 @@ def test_exec_sends_a_terminal_of_its_own(runtime: Runtime, console: ConsoleSock
         "--pid-file", str(pid_file), container.id, "sh", "-c", OBEDIENT,
         output=runtime.workspace / "exec-output",
     )  # fmt: skip
-    terminal = console.receive()
+    terminal = console.terminal()
     terminal.type("echo in-$((20+3)); tty\n")
     assert "in-23" in terminal.read_until("/dev/pts/0")
     terminal.type("exit 6\n")
