@@ -105,8 +105,9 @@ class Messages:
         if not answered or reply is None:
             raise LinkError(f"{self.peer_name}: no answer within {timeout_seconds} s")
         if reply.HasField("error"):
-            error = reply.error
-            raise PeerError(self.peer_name, error.code, error.message, error.hint)
+            said = (reply.error.code, reply.error.message, reply.error.hint)
+            code, message, hint = map(frames.fit_for_people, said)
+            raise PeerError(self.peer_name, code, message, hint)
         return reply
 
     def call(self, method: str, value: object = None, timeout_seconds: float | None = None) -> Any:

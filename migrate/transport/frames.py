@@ -50,6 +50,7 @@ HEADER_BYTES = _HEADER.size
 # What a reader keeps between frames; larger payloads bypass it.
 _BUFFER_BYTES = 64 * 1024
 _SHOWN_NOISE_BYTES = 120
+_LONGEST_TEXT = 4000
 
 
 class Kind(enum.IntEnum):
@@ -169,8 +170,15 @@ def pack_reason(reason: str) -> bytes:
 
 def unpack_reason(payload: memoryview) -> str:
     """Return the reason of a RESET or BYE frame, fit for one line of a message."""
-    text = bytes(payload).decode(errors="replace")
-    return "".join(char if char.isprintable() else " " for char in text)
+    return fit_for_people(bytes(payload).decode(errors="replace"))
+
+
+def fit_for_people(text: str) -> str:
+    """Return what a peer said as one line without control characters, cut to a length.
+
+    It may end on a terminal, where some sequences of characters are commands.
+    """
+    return "".join(char if char.isprintable() else " " for char in text[:_LONGEST_TEXT])
 
 
 def _text(payload: memoryview) -> str:

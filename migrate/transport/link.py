@@ -160,8 +160,9 @@ class Link(Messages):
 
     def _agree(self, theirs: Hello) -> Peer:
         version = min(theirs.newest_version, NEWEST_VERSION)
+        host = frames.fit_for_people(theirs.host)
         if version < max(theirs.oldest_version, OLDEST_VERSION):
-            older = "this host" if theirs.oldest_version > NEWEST_VERSION else theirs.host
+            older = "this host" if theirs.oldest_version > NEWEST_VERSION else host
             error = ProtocolError(
                 f"{self.peer_name}: speaks protocol {theirs.oldest_version} to "
                 f"{theirs.newest_version}, this host {OLDEST_VERSION} to {NEWEST_VERSION}",
@@ -175,8 +176,8 @@ class Link(Messages):
         return Peer(
             version=version,
             features=frozenset(self._features) & frozenset(theirs.features),
-            host=theirs.host,
-            program=theirs.program,
+            host=host,
+            program=frames.fit_for_people(theirs.program),
             session=hashlib.sha256(first + second).hexdigest()[:32],
         )
 

@@ -79,6 +79,23 @@ def test_calls_go_both_ways_at_once_and_answers_find_their_callers(links: Links)
         server.join()
 
 
+def test_what_a_peer_says_never_reaches_a_terminal_as_commands(links: Links) -> None:
+    source, destination = links
+
+    def lie(_: object) -> None:
+        message = "\x1b]0;owned\x07first\nsecond\r\u202e" + "x" * 100_000
+        raise ContainerExists(message)
+
+    serving = Background(destination.serve, {"lie": lie})
+    with pytest.raises(PeerError) as raised:
+        source.call("lie", None, 5)
+    assert str(raised.value).isprintable()
+    assert raised.value.hint.isprintable()
+    assert len(str(raised.value)) < 5000
+    source.close()
+    serving.join()
+
+
 def test_an_answer_that_cannot_be_sent_is_an_error_for_the_caller(links: Links) -> None:
     source, destination = links
     methods = {
