@@ -77,10 +77,12 @@ class Transcript:
                     LONGEST_SECONDS, os.killpg, [process.pid, signal.SIGKILL]
                 )
                 watchdog.start()
-                for line in output:
-                    self._write(f"           {line.rstrip()}")
-                status = process.wait()
-                watchdog.cancel()
+                try:
+                    for line in output:
+                        self._write(f"           {line.rstrip()}")
+                    status = process.wait()
+                finally:
+                    watchdog.cancel()
         if status:
             message = f"`{command}` on {host.name} failed with exit status {status}"
             raise CommandError(message)
