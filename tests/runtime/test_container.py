@@ -293,3 +293,18 @@ def test_the_cgroup_mount_shows_the_containers_groups_alone(runner: Runner) -> N
     text = runner.run("sh", "-c", "cat /sys/fs/cgroup/memory/cgroup.procs; ls /sys/fs/cgroup")
     assert text.split()[0] == "1"
     assert "memory" in text.split()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_session_key_ring_is_the_containers_unless_told_otherwise(
+    runner: Runner, *, own: bool
+) -> None:
+    def change(config: Config) -> None:
+        config["linux"]["maskedPaths"] = []
+
+    runner.bundle("cat", "/proc/keys", change=change)
+    name = f"{runner.name()}-{own}"
+    runner.names.append(name)
+    record = runner.create(name, no_new_keyring=not own)
+    runner.start(record)
+    assert (f"_ses.{record['id']}" in runner.text()) is own

@@ -1,0 +1,1 @@
+"""Tests of `migrate.syscalls` against the kernel."""
