@@ -106,8 +106,7 @@ class Messages:
             raise LinkError(f"{self.peer_name}: no answer within {timeout_seconds} s")
         if reply.HasField("error"):
             said = (reply.error.code, reply.error.message, reply.error.hint)
-            code, message, hint = map(frames.fit_for_people, said)
-            raise PeerError(self.peer_name, code, message, hint)
+            raise PeerError(self.peer_name, *map(frames.fit_for_people, said))
         return reply
 
     def call(self, method: str, value: object = None, timeout_seconds: float | None = None) -> Any:
