@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from migrate import syscalls
 from migrate.errors import ConfigError, KernelError, MigrateError, MigrationError, Refused
 from migrate.live import guard
 from migrate.live.network.build import tear_down
+from migrate.live.removal import remove_tree
 from migrate.runtime import cgroup
 from migrate.runtime.state import Store, boot_id, now_rfc3339
 
@@ -168,7 +168,7 @@ def undo(store: Store, place: Place, network: Mapping[str, Any] | None) -> None:
         lambda: cgroup.kill(place.cgroup),
         lambda: cgroup.destroy(place.cgroup),
         lambda: tear_down(network) if network else None,
-        lambda: _remove_tree(place.bundle) if place.bundle_is_new else None,
+        lambda: remove_tree(place.bundle) if place.bundle_is_new else None,
         lambda: remove_images(place),
     ]
     for step in steps:
@@ -205,14 +205,9 @@ def remove_images(place: Place) -> None:
     except KernelError as error:
         if error.errno not in (errno.EINVAL, errno.ENOENT):  # gone already
             raise
-    _remove_tree(place.work)
+    remove_tree(place.work)
     with contextlib.suppress(OSError):  # another migration's folder is beside it
         os.rmdir(os.path.dirname(place.work))
-
-
-def _remove_tree(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(path)
 
 
 def replace_file(path: str, content: bytes) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 
 from migrate.errors import ContainerNotFound, MigrateError
 from migrate.live import guard
@@ -24,6 +23,7 @@ from migrate.live.network.plan import Plan
 from migrate.live.network.switch import Switches, switches_of
 from migrate.live.phases import Phase
 from migrate.live.reality import look_at_tasks
+from migrate.live.removal import remove_tree
 from migrate.runtime import cgroup
 from migrate.runtime.delete import delete
 from migrate.runtime.state import Store
@@ -129,7 +129,6 @@ class Departure:
     def remove_work(self) -> None:
         """Remove the images of the dump."""
         folder = work_folder(self.store, self.container_id)
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(folder)
+        remove_tree(folder)
         with contextlib.suppress(OSError):  # another migration's folder is beside it
             os.rmdir(os.path.dirname(folder))
