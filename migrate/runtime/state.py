@@ -157,7 +157,8 @@ def status(record: Record) -> Status:
         return "stopped"
     from migrate.runtime.cgroup.freezer import frozen_state
 
-    if frozen_state(record["cgroup"]) == "FROZEN":
+    # FREEZING too: a process that joins a frozen v1 cgroup makes that of it for a moment.
+    if frozen_state(record["cgroup"]) != "THAWED":
         return "paused"
     if record["phase"] == "started":
         return "running"
