@@ -77,14 +77,9 @@ def _inspect(pid: int, record: Mapping[str, Any], spec: Mapping[str, Any]) -> Fa
     names = {each.pid: f"{each.inner_pid} ({each.command})" for each in processes}
     mounts, mount_obstacles = _mounts(pid, spec, record["bundle"])
     descriptors = read_descriptors(pids, names)
-    namespace, peers = _network(pid, spec)
+    namespace, unix = _network(pid, spec)
     connections = _connections(pid, descriptors, names)
-    own_sockets = descriptors.sockets.keys()
-    host_sockets = tuple(
-        f"{peers[inode][1] or 'unnamed socket'}, process {names[owner]}"
-        for inode, owner in descriptors.sockets.items()
-        if inode in peers and peers[inode][0] and peers[inode][0] not in own_sockets
-    )
+    host_sockets, socket_obstacles = _host_sockets(unix, descriptors, names)
     return Facts(
         container_id=record["id"],
         pid=pid,
@@ -107,6 +102,7 @@ def _inspect(pid: int, record: Mapping[str, Any], spec: Mapping[str, Any]) -> Fa
         obstacles=(
             *mount_obstacles,
             *descriptors.obstacles,
+            *socket_obstacles,
             *_strangers(record["cgroup"], pids),
             *_mapped(pids, names),
             *_of_others(pids, names),
@@ -237,10 +233,40 @@ def _host_path(line: procfs.MountLine, host: list[procfs.MountLine]) -> str | No
     return None
 
 
+def _host_sockets(
+    unix: Mapping[int, netns.UnixSocket], descriptors: Descriptors, names: Mapping[int, str]
+) -> tuple[tuple[str, ...], list[Obstacle]]:
+    """Return the UNIX sockets that lead outside: those CRIU connects again, and the rest."""
+    found, obstacles = [], []
+    for inode, owner in descriptors.sockets.items():
+        here = unix.get(inode)
+        if here is None or not here.peer or here.peer in descriptors.sockets:
+            continue
+        peer = unix.get(here.peer)
+        name = peer.name if peer and peer.name else "a UNIX socket outside"
+        if here.is_datagram and peer is not None and _is_reachable(owner, peer.name):
+            found.append(f"{name}, process {names[owner]}")
+            continue
+        obstacles.append(
+            Obstacle(
+                verdict="refuse",
+                what=f"process {names[owner]} is connected to {name}",
+                hint="Close that connection first: only datagram sockets of the same network "
+                "namespace, under the same path inside, can be taken up again.",
+            )
+        )
+    return tuple(found), obstacles
+
+
+def _is_reachable(pid: int, name: str) -> bool:
+    """Tell whether a process finds a socket under the name it is bound to."""
+    return name.startswith("@") or os.path.exists(f"/proc/{pid}/root{name}")
+
+
 def _network(
     pid: int, spec: Mapping[str, Any]
-) -> tuple[NetworkNamespace, dict[int, tuple[int, str]]]:
-    """Return the network namespace, and its UNIX sockets' peers."""
+) -> tuple[NetworkNamespace, dict[int, netns.UnixSocket]]:
+    """Return the network namespace, and its UNIX sockets."""
     inode = os.stat(f"/proc/{pid}/ns/net").st_ino
     entries = spec.get("linux", {}).get("namespaces") or ()
     joined = next((each.get("path", "") for each in entries if each["type"] == "network"), "")
@@ -249,7 +275,7 @@ def _network(
     )
     descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        links, peers = netns.inside(descriptor, lambda: (netns.interfaces(), netns.unix_peers()))
+        links, unix = netns.inside(descriptor, lambda: (netns.interfaces(), netns.unix_sockets()))
     finally:
         os.close(descriptor)
     return (
@@ -260,7 +286,7 @@ def _network(
             only_loopback=links.keys() <= {"lo"},
             loopback_is_up=links.get("lo", False),
         ),
-        peers,
+        unix,
     )
 
 

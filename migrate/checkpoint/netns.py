@@ -17,6 +17,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from migrate import syscalls
@@ -68,14 +69,24 @@ def interfaces() -> dict[str, bool]:
         return {name: bool(_flags(any_socket, name) & _IFF_UP) for _, name in socket.if_nameindex()}
 
 
-def unix_peers() -> dict[int, tuple[int, str]]:
-    """Return, for each UNIX socket of the namespace this runs in, its peer and name.
+@dataclass(slots=True, frozen=True)
+class UnixSocket:
+    """One UNIX socket.
 
-    Returns:
-        inode to (inode of the peer or 0, name; abstract ones begin with `@`).
-        See sock_diag(7).
+    Attributes:
+        peer: inode of the one it is connected to, 0 for none.
+        name: its own; an abstract one begins with `@`.
+        is_datagram: it can be connected again without anybody noticing.
     """
-    found: dict[int, tuple[int, str]] = {}
+
+    peer: int
+    name: str
+    is_datagram: bool
+
+
+def unix_sockets() -> dict[int, UnixSocket]:
+    """Return the UNIX sockets of the namespace this runs in by inode, see sock_diag(7)."""
+    found: dict[int, UnixSocket] = {}
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
         netlink.bind((0, 0))
         body = _UNIX_DIAG_REQ.pack(socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, _UDIAG_SHOW_NAME_PEER, 0, 0)
@@ -89,9 +100,11 @@ def unix_peers() -> dict[int, tuple[int, str]]:
                 length, kind, *_ = _NLMSGHDR.unpack_from(data, at)
                 if kind in (_NLMSG_DONE, _NLMSG_ERROR):
                     return found
-                _, _, _, _, inode, _, _ = _UNIX_DIAG_MSG.unpack_from(data, at + _NLMSGHDR.size)
-                attributes = data[at + _NLMSGHDR.size + _UNIX_DIAG_MSG.size : at + length]
-                found[inode] = _peer_and_name(attributes)
+                body_at = at + _NLMSGHDR.size
+                _, kind, _, _, inode, _, _ = _UNIX_DIAG_MSG.unpack_from(data, body_at)
+                attributes = data[body_at + _UNIX_DIAG_MSG.size : at + length]
+                is_datagram = kind == socket.SOCK_DGRAM
+                found[inode] = UnixSocket(*_peer_and_name(attributes), is_datagram)
                 at += _aligned(length)
 
 

@@ -19,6 +19,7 @@ pycriu gives the message classes.
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import socket
 import subprocess
@@ -258,6 +259,10 @@ class Session:
 
     def close(self) -> int:
         """End the conversation and return CRIU's exit status, once it has ended."""
+        # Closing alone would not wake a thread that waits for CRIU's next word, nor tell
+        # CRIU, for as long as that thread waits.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         status = self._process.wait()
         self._stderr.close()

@@ -1,6 +1,6 @@
 /* Everything a checkpoint must carry, in one small process tree.
  *
- *   subject
+ *   subject [SOCKET]
  *
  * The first process has two further threads and two children. Each 5 ms it rewrites
  * /status, one line of NAME=VALUE words:
@@ -15,6 +15,8 @@
  *   renamed    content of a file whose name was removed while another one stays
  *   echo       the last number that came back over a socket pair
  *   epoll      how often a timer descriptor in an epoll instance fired
+ *
+ * Where SOCKET is given, each turn's number goes to that UNIX datagram socket, too.
  *
  * The first child writes numbers into a pipe; the second one reads them and appends them
  * to /piped, a line each: none may be missing or come twice.
@@ -31,6 +33,7 @@
 #include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -109,8 +112,19 @@ static const char *content(int fd, char *text, size_t size)
     return text;
 }
 
-int main(void)
+static int connected(const char *path)
 {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_DGRAM, 0);
+    strncpy(address.sun_path, path, sizeof address.sun_path - 1);
+    if (connect(fd, (void *)&address, sizeof address))
+        die(path);
+    return fd;
+}
+
+int main(int argc, char **argv)
+{
+    int outside = argc > 1 ? connected(argv[1]) : -1;
     int lock = opened("/lock", ""), record = opened("/record", "");
     struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     if (flock(lock, LOCK_EX) || fcntl(record, F_SETLK, &whole))
@@ -165,6 +179,8 @@ int main(void)
             content(renamed, second, sizeof second), echoed, fired);
         if (pwrite(status, line, length, 0) != length)
             return 1;
+        if (outside >= 0)
+            send(outside, &turns, sizeof turns, MSG_DONTWAIT);
         pause_ms(5);
     }
 }

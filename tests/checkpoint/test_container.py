@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,91 @@ def test_everything_a_process_tree_has_is_carried(box: Maker, subject: Path) -> 
         assert after[word] == value, word
     piped = (tree.rootfs / "piped").read_text().splitlines()
     assert piped == [str(number) for number in range(1, len(piped) + 1)]
+
+
+@pytest.fixture
+def log_socket(tmp_path: Path) -> Iterator[socket.socket]:
+    """A datagram socket of the host, in a folder of its own."""
+    (tmp_path / "log").mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "log" / "socket"))
+        listener.settimeout(20)
+        yield listener
+
+
+def talking_to(
+    log_socket: socket.socket, box: Maker, subject: Path, where: str, *, joins: bool
+) -> Box:
+    """Return a running container that sends to the host's socket, which is mounted there."""
+
+    def change(config: Config) -> None:
+        source = os.path.dirname(log_socket.getsockname())
+        mount = {"destination": where, "source": source, "type": "bind", "options": ["bind"]}
+        config["mounts"].append(mount)
+        if joins:
+            join_the_host(config)
+
+    talker = box("/subject", f"{where}/socket", change=change)
+    shutil.copy2(subject, talker.rootfs / "subject")
+    talker.start()
+    assert log_socket.recv(8)
+    return talker
+
+
+def test_a_datagram_socket_to_the_host_is_connected_again(
+    box: Maker, subject: Path, log_socket: socket.socket
+) -> None:
+    where = os.path.dirname(log_socket.getsockname())
+    talker = talking_to(log_socket, box, subject, where, joins=True)
+    (peer,) = talker.facts().host_unix_sockets
+    assert peer == f"{log_socket.getsockname()}, process 1 (subject)"
+    talker.checkpoint()
+    talker.restore()
+    before = talker.number("turns")
+    while int.from_bytes(log_socket.recv(8), "little") <= before:
+        pass
+
+
+@pytest.mark.parametrize("network", ["host", "own"])
+def test_one_that_criu_cannot_connect_again_is_named_before_anything_is_frozen(
+    box: Maker, subject: Path, log_socket: socket.socket, network: str
+) -> None:
+    talker = talking_to(log_socket, box, subject, "/elsewhere", joins=network == "host")
+    assert talker.checkpoint(check=False) == 1
+    said = (talker.folder / "log").read_text()
+    peer = log_socket.getsockname() if network == "host" else "a UNIX socket outside"
+    assert f"process 1 (subject) is connected to {peer}" in said
+    assert not talker.images.exists()
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.12, 0.18, 0.22, 0.26, 0.3])
+def test_a_signal_to_a_restore_leaves_a_whole_container_or_nothing(
+    box: Maker, delay: float
+) -> None:
+    counter = started(box)
+    groups = counter.record["cgroup"]
+    counter.checkpoint()
+    with (counter.folder / "interrupted").open("wb") as file:
+        process = subprocess.Popen(
+            [
+                *(MIGRATE, "--root", counter.store.root, "restore", "-d"),
+                *("--bundle", str(counter.bundle), "--image-path", str(counter.images)),
+                counter.id,
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+        )
+        time.sleep(delay)
+        process.send_signal(signal.SIGTERM)
+        failed = process.wait(30) != 0
+    if counter.store.exists(counter.id):
+        assert counter.status == "running"
+        assert goes_on(counter)
+    else:
+        assert failed
+        assert not any(os.path.exists(directory) for directory in groups.values())
+        assert not list(Path("/run").glob("migrate-restore-*"))
 
 
 def test_it_keeps_its_own_control_groups_and_namespaces(box: Maker) -> None:

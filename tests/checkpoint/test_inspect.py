@@ -123,12 +123,12 @@ def test_peers_of_unix_sockets_are_known(tmp_path: Path) -> None:
         client.connect(path)
         server, _ = listener.accept()
         own = os.open("/proc/self/ns/net", os.O_RDONLY)
-        peers = netns.inside(own, netns.unix_peers)
+        peers = netns.inside(own, netns.unix_sockets)
         os.close(own)
         inodes = [os.fstat(each.fileno()).st_ino for each in (*ends, client, server, listener)]
-        assert peers[inodes[0]][0] == inodes[1]
-        assert peers[inodes[2]][0] == inodes[3]
-        assert peers[inodes[4]] == (0, path)
+        assert peers[inodes[0]].peer == inodes[1]
+        assert peers[inodes[2]].peer == inodes[3]
+        assert peers[inodes[4]] == netns.UnixSocket(0, path, is_datagram=False)
         server.close()
     for end in ends:
         end.close()
