@@ -125,7 +125,8 @@ class OpensshChannel:
         lines = self._ssh.stderr.lines
         if status != _OWN_FAILURE:
             return explain_exit(self.peer, self._argv, status, lines)
-        return explain_failure(self._target, lines)
+        # Without a word: a signal ended the command over there.
+        return explain_failure(self._target, lines) if lines else None
 
 
 def explain_failure(target: Target, lines: Sequence[str]) -> TransportError:
@@ -135,8 +136,7 @@ def explain_failure(target: Target, lines: Sequence[str]) -> TransportError:
         if match := re.search(pattern, text, re.IGNORECASE):
             return make(target, match)
     # A proxy's own words come before ssh's.
-    said = "; ".join(lines[-2:]) or "ssh gave no reason"
-    return TransportError(f"{target.host}: {said}")
+    return TransportError(f"{target.host}: {'; '.join(lines[-2:])}")
 
 
 _Make = Callable[[Target, re.Match[str]], TransportError]

@@ -2,13 +2,14 @@
 
     python -m tests.transport.agent [SILENCE_SECONDS]
 
-It answers `add`, `fail` and `digest` (which reads the stream named), and sends
+It answers `add`, `fail`, `pid` and `digest` (which reads the stream named), and sends
 an event before it answers `digest`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from typing import Any
 
@@ -35,7 +36,7 @@ def main() -> None:
             raise Refused(text, "Do something else.")
 
         try:
-            link.serve({"add": sum, "fail": fail, "digest": digest})
+            link.serve({"add": sum, "fail": fail, "digest": digest, "pid": lambda _: os.getpid()})
         except LinkError as error:
             sys.exit(f"agent: {error}")
 

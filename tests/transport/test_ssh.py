@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -454,6 +455,32 @@ def test_a_link_that_is_gone_fails_everybody_in_time(
         link.close()
         assert time.monotonic() - before < 5
         proxy.resume()
+
+
+def test_an_agent_killed_at_work_is_noticed_at_once(sshd: Sshd, program: Program) -> None:
+    with linked(sshd.options, program) as link:
+        pid = link.call("pid", None, 10)
+        threading.Timer(0.3, os.kill, (pid, signal.SIGKILL)).start()
+        before = time.monotonic()
+        with pytest.raises(LinkError, match="server: ") as raised:
+            send_for_ever(link)
+        assert time.monotonic() - before < 4
+        assert "\n" not in str(raised.value)
+
+
+def test_an_agent_that_is_stopped_is_given_up_and_gives_up_itself_when_it_goes_on(
+    sshd: Sshd, program: Program
+) -> None:
+    with linked(sshd.options, program, silence_seconds=1) as link:
+        pid = link.call("pid", None, 10)
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(LinkError, match="server: silent for 1 s"):
+            send_for_ever(link)
+    os.kill(pid, signal.SIGCONT)
+    deadline = time.monotonic() + 5
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not os.path.exists(f"/proc/{pid}")
 
 
 def test_a_dead_network_does_not_hold_up_the_end_of_a_session_through_another_host(
