@@ -33,12 +33,15 @@ class Adopted:
         digests: of the files to compare, in the order of their rows.
         blocks: digests of those files' blocks, by id.
         entries: ids that exist already and need no creation.
+        settled: those of them that have the right metadata, too; no directories, whose
+            time changes with what is in them.
     """
 
     wants: bytearray
     digests: bytearray = field(default_factory=bytearray)
     blocks: dict[int, bytes] = field(default_factory=dict)
     entries: set[int] = field(default_factory=set)
+    settled: set[int] = field(default_factory=set)
 
 
 def adopt(root_fd: int, batch: Batch) -> Adopted | None:
@@ -81,6 +84,8 @@ def adopt(root_fd: int, batch: Batch) -> Adopted | None:
                 adopted.blocks[entry] = blocks
                 adopted.digests += content.file_digest(blocks)
             adopted.entries.add(entry)
+            if not stat.S_ISDIR(mode) and _is_settled(old, found, batch, row):
+                adopted.settled.add(entry)
             old_of[entry] = found
         _remove_others(old, set(old_of.values()), directories)
     return adopted
@@ -99,6 +104,16 @@ def _fits(old: Inventory, found: int, batch: Batch, row: int) -> bool:
     if stat.S_ISLNK(mode):
         return old.targets[found] == batch.targets[row]
     return old.rdevs[found] == batch.rdevs[row]
+
+
+def _is_settled(old: Inventory, found: int, batch: Batch, row: int) -> bool:
+    return (
+        old.modes[found] == batch.modes[row]
+        and old.uids[found] == batch.uids[row]
+        and old.gids[found] == batch.gids[row]
+        and old.mtimes[found] == batch.mtimes[row]
+        and old.xattrs.get(found, {}) == batch.xattrs.get(row, {})
+    )
 
 
 def _remove_others(old: Inventory, kept: set[int], directories: OpenDirectories) -> None:

@@ -160,6 +160,7 @@ class TreeReceiver:
             if adopted:
                 self._files.offered = adopted.blocks
                 fresh -= adopted.entries
+                self._unfinished -= adopted.settled
         report.walk_seconds = time.monotonic() - started
         self._make(batch, fresh)
         self._receive_files(stream, files, announced_bytes, report)
