@@ -26,6 +26,9 @@ def with_namespaces(*kinds: str | tuple[str, str]) -> Any:
             for kind in kinds
         ]
         config.pop("hostname", None)
+        for mount in config["mounts"]:
+            if mount["destination"] == "/dev/pts":
+                mount["options"].remove("gid=5")  # not mapped in every user namespace
 
     return change
 
@@ -56,10 +59,24 @@ def test_every_kind_at_once(runner: Runner) -> None:
     assert {name for name in FILES if seen[name] == mine[name]} == {"user"}
 
 
-@pytest.fixture
-def holder() -> Iterator[int]:
-    """A process in namespaces of its own."""
-    argv = ["unshare", "--net", "--ipc", "--uts", "--pid", "--fork", "sleep", "1000"]
+KINDS = {
+    "network": "net",
+    "ipc": "ipc",
+    "uts": "uts",
+    "pid": "pid",
+    "cgroup": "cgroup",
+    "time": "time",
+    "mount": "mnt",
+}
+
+
+@pytest.fixture(params=[False, True], ids=["", "in a user namespace"])
+def holder(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A process in namespaces of its own, within a user namespace or not."""
+    options = ["--net", "--ipc", "--uts", "--pid", "--cgroup", "--time", "--mount", "--fork"]
+    if request.param:
+        options += ["--user", "--map-root-user"]
+    argv = ["unshare", *options, "sleep", "1000"]
     with subprocess.Popen(argv, start_new_session=True) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         try:
@@ -75,11 +92,21 @@ def holder() -> Iterator[int]:
 
 
 def test_namespaces_are_joined_by_path(runner: Runner, holder: int) -> None:
-    names = {"network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid"}
-    paths = {kind: f"/proc/{holder}/ns/{name}" for kind, name in names.items()}
+    kinds = dict(KINDS)
+    if os.readlink(f"/proc/{holder}/ns/user") != os.readlink("/proc/self/ns/user"):
+        kinds["user"] = "user"
+    # What is mounted in a mount namespace that is joined is seen by those in it.
+    del kinds["mount"]
+    paths = {kind: f"/proc/{holder}/ns/{name}" for kind, name in kinds.items()}
     seen = inside(runner, with_namespaces("mount", *paths.items()))
-    for kind, name in names.items():
-        assert seen[name] == os.readlink(paths[kind])
+    for kind, name in kinds.items():
+        assert seen[name] == os.readlink(paths[kind]), kind
+    assert seen["mnt"] != os.readlink(f"/proc/{holder}/ns/mnt")
+
+
+def test_a_mount_namespace_is_joined_by_path(runner: Runner, holder: int) -> None:
+    path = f"/proc/{holder}/ns/mnt"
+    assert inside(runner, with_namespaces(("mount", path)))["mnt"] == os.readlink(path)
 
 
 def test_a_path_that_is_no_namespace_of_its_kind_is_refused(runner: Runner, holder: int) -> None:
