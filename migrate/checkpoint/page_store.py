@@ -27,12 +27,14 @@ from migrate.checkpoint.pages import (
     RECORD,
     StreamSummary,
 )
+from migrate.checkpoint.reserve import Reserve
 from migrate.errors import ImageError
 
 _IMG_COMMON_MAGIC = 0x54564319
 _PAGEMAP_MAGIC = 0x56084025
 _TARGET_TYPE_BITS = 8
-_NAME_BY_TARGET_TYPE = {1: "pagemap-{}.img", 2: "pagemap-shmem-{}.img"}
+_PROCESS = 1
+_NAME_BY_TARGET_TYPE = {_PROCESS: "pagemap-{}.img", 2: "pagemap-shmem-{}.img"}
 # Page servers count from here, so that their images never meet those of a plain dump.
 _FIRST_PAGES_ID = 0x10001
 _IOV_MAX = 1024
@@ -46,13 +48,17 @@ class PageStore:
         directory: descriptor of the image directory; stays the caller's.
         limit_bytes: more than this is refused before it is written; the budget
             declared before the stream began.
+        reserve: memory taken before; given back here.
     """
 
-    def __init__(self, directory: int, *, limit_bytes: int | None = None) -> None:
+    def __init__(
+        self, directory: int, *, limit_bytes: int | None = None, reserve: Reserve | None = None
+    ) -> None:
         import xxhash
 
         self._directory = directory
         self._limit_bytes = limit_bytes
+        self._reserve = reserve
         self._digest = xxhash.xxh3_128()
         self._stream_bytes = 0
         self._page_bytes = 0
@@ -95,17 +101,25 @@ class PageStore:
         Raises:
             ImageError: the stream ended early.
         """
+        self.close()
         if not self._complete or self._cut_record or self._payload_left:
-            self.close()
             raise ImageError(f"memory stream ended early, after {self._stream_bytes} bytes")
         return StreamSummary(
             self._stream_bytes, self._page_bytes, self._digest.hexdigest(), self._complete
         )
 
     def close(self) -> None:
+        """Finish the file that is open, if any, and give back what is reserved."""
+        self._close_image()
+        if self._reserve is not None:
+            self._reserve.close()
+
+    def _close_image(self) -> None:
         """Finish the file that is open, if any."""
         if self._pages < 0:
             return
+        # A reserved file is as long as was guessed.
+        os.ftruncate(self._pages, os.lseek(self._pages, 0, os.SEEK_CUR))
         os.close(self._pages)
         self._pages = -1
         self._write_file(self._pagemap_name, self._pagemap)
@@ -146,12 +160,14 @@ class PageStore:
             raise ImageError("memory stream goes on after its end")
         if kind == PS_IOV_OPEN2:
             self._write_pieces()
-            self.close()
+            self._close_image()
             self._open(target)
         elif kind in (PS_IOV_CLOSE, PS_IOV_FORCE_CLOSE):
             self._write_pieces()
-            self.close()
+            self._close_image()
             self._complete = True
+            if self._reserve is not None:
+                self._reserve.release()
         elif kind != PS_IOV_PARENT:
             raise ImageError(f"memory stream has an unknown command {kind:#x}")
 
@@ -164,7 +180,10 @@ class PageStore:
         self._next_pages_id += 1
         self._pagemap_name = template.format(target >> _TARGET_TYPE_BITS)
         pages_name = f"pages-{pages_id}.img"
-        self._pages = self._create(pages_name)
+        reserved = None
+        if self._reserve is not None and template == _NAME_BY_TARGET_TYPE[_PROCESS]:
+            reserved = self._reserve.take(target >> _TARGET_TYPE_BITS, pages_name)
+        self._pages = self._create(pages_name) if reserved is None else reserved
         self.names += [self._pagemap_name, pages_name]
         head = _pb_field(1, pages_id)
         self._pagemap = [

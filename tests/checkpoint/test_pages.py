@@ -29,6 +29,7 @@ from migrate.checkpoint.pages import (
     PageSource,
     StreamSummary,
 )
+from migrate.checkpoint.reserve import Reserve
 from migrate.errors import CriuError, ImageError
 
 PAGE = 4096
@@ -305,3 +306,66 @@ def test_progress_can_be_read_meanwhile() -> None:
     dumping.send(CLOSE, 4)
     source.finish()
     dumping.socket.close()
+
+
+class TestReserve:
+    """Memory that is taken before the stream begins."""
+
+    SIZE = 20 << 20
+
+    def stream(self, process: int = 1, pages: int = 300) -> bytes:
+        """Return a stream with one image of a process."""
+        record = RECORD.pack(
+            PS_IOV_ADD_F | PE_PRESENT << FLAGS_SHIFT, pages, PAGE, process << 8 | 1
+        )
+        return opened(process) + record + random.Random(process).randbytes(pages * PAGE) + CLOSE
+
+    def images(self, folder: int, tmp_path: Path, reserve: Reserve | None) -> dict[str, bytes]:
+        """Return the files a stream becomes."""
+        store = PageStore(folder, reserve=reserve)
+        store.feed(self.stream())
+        store.finish()
+        found = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+        for name in found:
+            (tmp_path / name).unlink()
+        return found
+
+    def test_images_are_the_same_with_and_without(self, folder: int, tmp_path: Path) -> None:
+        reserve = Reserve(folder, {1: self.SIZE, 2: self.SIZE, 3: 10})
+        reserve.start()
+        assert self.images(folder, tmp_path, reserve) == self.images(folder, tmp_path, None)
+
+    def test_a_filled_reserve_is_as_large_as_it_should_be(
+        self, folder: int, tmp_path: Path
+    ) -> None:
+        reserve = Reserve(folder, {7: self.SIZE})
+        reserve.start()
+        assert reserve.wait(10)
+        assert (tmp_path / ".reserved-7").stat().st_blocks * 512 >= self.SIZE
+        reserve.close()
+        assert list(tmp_path.iterdir()) == []
+
+    def test_nothing_is_taken_that_the_host_needs(self, folder: int, tmp_path: Path) -> None:
+        reserve = Reserve(folder, {1: self.SIZE}, available_bytes=self.SIZE)
+        reserve.start()
+        assert reserve.wait(10)
+        assert list(tmp_path.iterdir()) == []
+        reserve.close()
+
+    def test_one_that_was_never_started_gives_nothing(self, folder: int, tmp_path: Path) -> None:
+        reserve = Reserve(folder, {1: self.SIZE})
+        assert reserve.take(1, "pages-1.img") is None
+        reserve.close()
+        assert list(tmp_path.iterdir()) == []
+
+    def test_an_image_that_is_there_is_not_replaced(self, folder: int, tmp_path: Path) -> None:
+        (tmp_path / "pages-65537.img").write_bytes(b"theirs")
+        reserve = Reserve(folder, {1: self.SIZE})
+        reserve.start()
+        assert reserve.wait(10)
+        store = PageStore(folder, reserve=reserve)
+        with pytest.raises(ImageError, match="exists"):
+            store.feed(self.stream())
+        store.close()
+        assert (tmp_path / "pages-65537.img").read_bytes() == b"theirs"
+        assert not list(tmp_path.glob(".reserved*"))

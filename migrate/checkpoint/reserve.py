@@ -1,0 +1,158 @@
+"""Memory taken from the kernel before it is needed.
+
+Lives here: Reserve, which fills the destination's memory images with zeros while the
+container still runs at the source, and holds room for the memory restored from them.
+Must not live here: the stream that later fills the images (`page_store`). May be
+imported by `checkpoint` and `live`.
+
+Writing to memory the kernel has to find first costs several times as much as writing to
+memory that is there, and in a virtual machine, whose host may have to find it in turn,
+ten times. The container stands still for as long as that takes. So it is done before:
+the images get their pages, and as much again is held until CRIU is about to fill the
+restored processes, which then get pages that were in use a moment ago. It is best
+effort: what is not there when the stream begins is found then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import threading
+from collections.abc import Mapping
+
+from migrate.checkpoint.facts import Facts
+
+_STEP_BYTES = 4 << 20
+# Processes smaller than this are not worth a file of their own.
+_SMALLEST_BYTES = 16 << 20
+# What the host must keep beside all that is taken here.
+_SPARE_BYTES = 256 << 20
+_PREFIX = ".reserved-"
+
+
+class Reserve:
+    """Takes memory in a thread of its own, until told to stop.
+
+    Args:
+        directory: descriptor of the image directory; stays the caller's.
+        sizes: expected memory of each process, by its number inside the container.
+        available_bytes: what the host has left; less than what is wanted makes it hold
+            less.
+    """
+
+    def __init__(
+        self, directory: int, sizes: Mapping[int, int], available_bytes: int | None = None
+    ) -> None:
+        self._directory = directory
+        left = _available_bytes() if available_bytes is None else available_bytes
+        left -= _SPARE_BYTES
+        self._sizes: dict[int, int] = {}
+        for process, size in sizes.items():
+            if size >= _SMALLEST_BYTES and size <= left:
+                self._sizes[process] = size
+                left -= size
+        self._room_bytes = min(sum(self._sizes.values()), max(left, 0))
+        self._room: mmap.mmap | None = None
+        self._files: dict[int, int] = {}
+        self._stop = threading.Event()
+        self._release = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reserve", daemon=True)
+        self._filled = threading.Event()
+
+    @staticmethod
+    def of(directory: int, facts: Facts) -> Reserve:
+        """Return what a container needs, from what is known of it before its freeze."""
+        return Reserve(directory, {each.inner_pid: each.memory_bytes for each in facts.processes})
+
+    def start(self) -> None:
+        """Begin to take memory."""
+        self._thread.start()
+
+    def wait(self, timeout_seconds: float) -> bool:
+        """Wait until everything is taken; tell whether it is."""
+        return self._filled.wait(timeout_seconds)
+
+    def take(self, process: int, name: str) -> int | None:
+        """Turn a process's reserved file into an image, ready to be written.
+
+        The caller cuts it to its length, and closes it.
+
+        Returns:
+            Its descriptor, or None where nothing is reserved.
+        """
+        self._stop_filling()
+        if process not in self._files:
+            return None
+        source = f"{_PREFIX}{process}"
+        # link(2), unlike rename(2), refuses a name that is taken.
+        os.link(source, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        os.unlink(source, dir_fd=self._directory)
+        return self._files.pop(process)
+
+    def release(self) -> None:
+        """Give the room back, beside whoever is going to use it; may be called again."""
+        self._stop.set()
+        self._release.set()
+
+    def close(self) -> None:
+        """Give everything back that was not taken; the room's end is not waited for."""
+        self.release()
+        self._stop_filling()
+        for process, descriptor in self._files.items():
+            os.close(descriptor)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{_PREFIX}{process}", dir_fd=self._directory)
+        self._files = {}
+
+    def _stop_filling(self) -> None:
+        """Stop taking memory: the stream has begun, and needs the processor."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._filled.wait()
+
+    def _run(self) -> None:
+        """Take memory, hold it, give the room back."""
+        try:
+            with open("/dev/zero", "rb", buffering=0) as zero:
+                for process, size in self._sizes.items():
+                    self._fill_file(process, size)
+                self._fill_room(zero.fileno())
+        except OSError:
+            pass  # no room: found out by the stream, which says so
+        finally:
+            self._filled.set()
+        self._release.wait()
+        if self._room is not None:
+            self._room.close()
+
+    def _fill_file(self, process: int, size: int) -> None:
+        """Write zeros to a process's file."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(f"{_PREFIX}{process}", flags, 0o600, dir_fd=self._directory)
+        self._files[process] = descriptor
+        zeros = memoryview(bytes(_STEP_BYTES))
+        written = 0
+        while written < size and not self._stop.is_set():
+            written += os.pwrite(descriptor, zeros[: size - written], written)
+
+    def _fill_room(self, zero: int) -> None:
+        """Touch anonymous memory; reading lets go of the interpreter, a slice would not."""
+        if not self._room_bytes or self._stop.is_set():
+            return
+        room = self._room = mmap.mmap(-1, self._room_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with memoryview(room) as view:
+            for at in range(0, self._room_bytes, _STEP_BYTES):
+                if self._stop.is_set():
+                    return
+                with view[at : at + _STEP_BYTES] as part:
+                    os.readv(zero, [part])
+
+
+def _available_bytes() -> int:
+    """Return how much memory can be had without swapping, see proc_meminfo(5)."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+    return 0
