@@ -9,7 +9,8 @@ that carries them. Must not live here: what a message makes anybody do. Imported
                                 joins and makes namespaces
               ◀──────── MAPS    in a new user namespace
     MAPPED ───────────────────▶ becomes its root
-              ◀──────── CHILD   forks, and ends
+                                forks, and ends
+              ◀──────────────────────────────────── CHILD   is there
     GO ──────────────────────────────────────────────────▶ is in the cgroup now
               ◀──────────────────────────────────── SOURCE  cannot open a bind source
     TREE, descriptor ────────────────────────────────────▶
@@ -26,7 +27,8 @@ that carries them. Must not live here: what a message makes anybody do. Imported
 channel ends, and so does the stage: nothing half-made waits for ever.
 
 What the parent says is marshalled. What a stage says is plain text, since a stage
-may share a pid namespace with what it must not trust.
+may share a pid namespace with what it must not trust; and whose pid a message came
+from, the kernel says (SO_PASSCRED, unix(7)), in the parent's own pid namespace.
 """
 
 from __future__ import annotations
@@ -63,6 +65,8 @@ FROM_PARENT = frozenset({"PLAN", "MAPPED", "GO", "TREE", "HOOKED", "LIMITED", "R
 LARGEST_MESSAGE_BYTES = 32 << 20
 MOST_DESCRIPTORS = 16
 _ORDER = sys.byteorder
+# Descriptors, and a struct ucred of three integers.
+_CONTROL_BYTES = _socket.CMSG_SPACE(4 * MOST_DESCRIPTORS) + _socket.CMSG_SPACE(12)
 
 
 class ChannelEnded(StageError):
@@ -73,29 +77,27 @@ class Channel:
     """One end of the socket pair.
 
     Attributes:
-        fd: the descriptor, close-on-exec but while a stage is spawned.
+        sender_pid: whose the last message was, as the kernel says; the parent's end only.
     """
 
-    def __init__(self, end: _socket.socket) -> None:
+    def __init__(self, end: _socket.socket, *, is_parent: bool) -> None:
         self._socket = end
+        self._is_parent = is_parent
         self._last = ""
+        self.sender_pid = 0
 
     @classmethod
     def pair(cls) -> tuple[Channel, _socket.socket]:
         """Return the parent's end, and the bare other end to hand to a stage."""
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
-        return cls(ours), theirs
+        ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
+        return cls(ours, is_parent=True), theirs
 
     @classmethod
     def adopt(cls, fd: int) -> Channel:
         """Return the stage's end, made of the inherited descriptor."""
         os.set_inheritable(fd, False)
-        return cls(_socket.socket(fileno=fd))
-
-    @property
-    def fd(self) -> int:
-        """The descriptor."""
-        return self._socket.fileno()
+        return cls(_socket.socket(fileno=fd), is_parent=False)
 
     def close(self) -> None:
         """Close this end."""
@@ -112,7 +114,7 @@ class Channel:
         Raises:
             ChannelEnded: the other side has ended.
         """
-        self._advance(message)
+        self._advance(message, is_ours=True)
         content = message.encode() + b"\0" + body
         data = len(content).to_bytes(4, "big") + content
         control = []
@@ -139,7 +141,7 @@ class Channel:
             raise StageError(f"a message of {size} bytes is no message")
         name, _, body = self._receive_exactly(size).partition(b"\0")
         message = name.decode("ascii", "replace")
-        self._advance(message)
+        self._advance(message, is_ours=False)
         return message, body, fds
 
     def expect(self, message: str) -> tuple[bytes, list[int]]:
@@ -148,10 +150,6 @@ class Channel:
         if got != message:
             raise StageError(f"{got} came where {message} was due")
         return body, fds
-
-    def forked(self) -> None:
-        """Go on in the child: what it hears next follows its parent's CHILD."""
-        self._last = "CHILD"
 
     def report(self, error: BaseException) -> None:
         """Tell the parent what went wrong; without a parent nobody is left to tell."""
@@ -167,8 +165,10 @@ class Channel:
         except ChannelEnded:
             pass
 
-    def _advance(self, message: str) -> None:
-        if message not in NEXT[self._last]:
+    def _advance(self, message: str, *, is_ours: bool) -> None:
+        """Refuse a message out of turn, or from the wrong side."""
+        is_parents = self._is_parent == is_ours
+        if message not in NEXT[self._last] or (message in FROM_PARENT) != is_parents:
             raise StageError(f"{message[:20]!r} cannot follow {self._last!r}")
         self._last = message
 
@@ -176,7 +176,7 @@ class Channel:
         fds: list[int] = []
         try:
             data, control, flags, _ = self._socket.recvmsg(
-                size, _socket.CMSG_SPACE(4 * MOST_DESCRIPTORS), _socket.MSG_CMSG_CLOEXEC
+                size, _CONTROL_BYTES, _socket.MSG_CMSG_CLOEXEC
             )
         except ConnectionResetError:
             data, control, flags = b"", [], 0
@@ -184,6 +184,8 @@ class Channel:
             if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
                 whole = len(packed) - len(packed) % 4
                 fds += [int.from_bytes(packed[at : at + 4], _ORDER) for at in range(0, whole, 4)]
+            elif (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_CREDENTIALS):
+                self.sender_pid = int.from_bytes(packed[:4], _ORDER)
         if flags & _socket.MSG_CTRUNC:
             raise KernelError("recvmsg", "descriptors were cut off", 24)
         if not data:

@@ -124,12 +124,13 @@ class Stage:
                 write_maps(self.first_pid)
                 self.channel.send("MAPPED")
                 message, body, _ = self.channel.receive()
+            if message == "CHILD":
+                self.pid = self.channel.sender_pid
+                self._pidfd = syscalls.pidfd_open(self.pid)
         except protocol.ChannelEnded:
             raise self._died(self.first_pid) from None
         if message == "ERROR":
             self._raise(body)
-        self.pid = int(protocol.split(body, 1)[0])
-        self._pidfd = syscalls.pidfd_open(self.pid)
         self._reap_first()
         return self.pid
 

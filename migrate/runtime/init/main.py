@@ -33,9 +33,8 @@ def main(fd: int) -> NoReturn:
         namespaces.enter(channel, plan, fds)
         pid = namespaces.fork()
         if pid == 0:
-            channel.forked()
+            channel.send("CHILD")
             stage2(channel, plan, fds)
-        channel.send("CHILD", protocol.fields(str(pid)))
     except BaseException as error:  # noqa: BLE001 - the process ends here
         channel.report(error)
         os._exit(1)
