@@ -27,7 +27,7 @@ def ends() -> Iterator[tuple[Channel, Channel]]:
 def test_every_message_is_reached_and_leads_on_or_ends() -> None:
     reached = {message for following in NEXT.values() for message in following}
     assert reached == set(NEXT) - {""}
-    assert FROM_PARENT < reached
+    assert reached > FROM_PARENT
     assert [message for message, following in NEXT.items() if not following] == ["ERROR"]
 
 
@@ -93,12 +93,15 @@ def test_whatever_a_stage_sends_is_a_message_or_an_error(data: bytes) -> None:
         bare.sendall(data)
         bare.shutdown(_socket.SHUT_WR)
         with pytest.raises(StageError):
-            while True:
-                message, _, _ = parent.receive()
-                assert message in NEXT
+            _hear_out(parent)
     finally:
         parent.close()
         bare.close()
+
+
+def _hear_out(parent: Channel) -> None:
+    while parent.receive()[0] in NEXT:
+        pass
 
 
 def test_a_length_that_cannot_be_is_not_waited_for() -> None:
