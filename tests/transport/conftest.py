@@ -9,6 +9,8 @@ import pytest
 
 from migrate.transport.channel import channel_pair
 from migrate.transport.link import Link
+from migrate.transport.ssh import Program
+from tests.transport.session import PROGRAMS
 from tests.transport.sshd import Sshd, running_sshd
 
 
@@ -43,3 +45,10 @@ def no_thread_is_left() -> Iterator[None]:
     yield
     left = [thread.name for thread in set(threading.enumerate()) - before if thread.is_alive()]
     assert left == []
+
+
+@pytest.fixture(params=PROGRAMS)
+def program(request: pytest.FixtureRequest) -> Program:
+    """Each of the two."""
+    name: Program = request.param
+    return name

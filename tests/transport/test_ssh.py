@@ -4,67 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from migrate.errors import AuthenticationError, HostKeyError, LinkError, PeerError, TransportError
 from migrate.transport.link import Link
-from migrate.transport.ssh import Options, Program, Session, Target, connect
-from tests.support.tcp_proxy import TcpProxy
+from migrate.transport.ssh import Options, Program, Target, connect
+from tests.transport.session import AGENT, greeting_error, linked, server_lines, through_proxy
 from tests.transport.sshd import Sshd, make_key
-
-CHECKOUT = str(Path(__file__).parents[2])
-AGENT = ["env", f"PYTHONPATH={CHECKOUT}", sys.executable, "-m", "tests.transport.agent"]
-PROGRAMS: tuple[Program, ...] = ("paramiko", "openssh")
-
-
-@pytest.fixture(params=PROGRAMS)
-def program(request: pytest.FixtureRequest) -> Program:
-    """Each of the two."""
-    name: Program = request.param
-    return name
-
-
-@contextmanager
-def linked(
-    options: Options, program: Program, *, silence_seconds: float = 20.0, target: str = "server"
-) -> Iterator[Link]:
-    """A greeted link to the tests' agent."""
-    with connect(Target.parse(target), options, transport=program) as session:
-        channel = session.run([*AGENT, str(silence_seconds)])
-        with Link(channel, "source", silence_seconds=silence_seconds) as link:
-            link.handshake()
-            yield link
-
-
-def greeting_error(
-    options: Options, program: Program, argv: list[str] | None = None, target: str = "server"
-) -> TransportError:
-    """What a user would be told; for the ssh program it comes with the greeting."""
-    with pytest.raises(TransportError) as raised:
-        try_to_greet(options, program, argv or AGENT, Target.parse(target))
-    assert "\n" not in str(raised.value)
-    return raised.value
-
-
-def try_to_greet(options: Options, program: Program, argv: list[str], target: Target) -> None:
-    with connect(target, options, transport=program) as session:
-        greet(session, argv)
-
-
-def greet(session: Session, argv: list[str]) -> None:
-    with Link(session.run(argv), "source") as link:
-        link.handshake(timeout_seconds=10)
-
 
 # Working.
 
@@ -112,7 +64,7 @@ def test_words_arrive_at_the_remote_command_unharmed(sshd: Sshd, program: Progra
 
 def test_a_host_behind_two_others_is_reached_through_them(sshd: Sshd, program: Program) -> None:
     options = sshd.configure(
-        "Host far", "    ProxyJump hop1,hop2", "Host far hop1 hop2", *_server_lines(sshd)
+        "Host far", "    ProxyJump hop1,hop2", "Host far hop1 hop2", *server_lines(sshd)
     )
     with linked(options, program, target="far") as link:
         assert link.call("add", [2, 2], 10) == 4
@@ -131,7 +83,7 @@ def test_a_proxy_command_is_run_by_the_shell_and_ended(sshd: Sshd, program: Prog
     options = sshd.configure(
         "Host far",
         f"    ProxyCommand {sys.executable} {script} %h %p 2>/dev/null",
-        *_server_lines(sshd),
+        *server_lines(sshd),
     )
     with linked(options, program, target="far") as link:
         assert link.call("add", [2, 3], 10) == 5
@@ -143,7 +95,7 @@ def test_what_a_failing_proxy_command_says_is_in_the_error(
     sshd: Sshd, program: Program, capfd: pytest.CaptureFixture[str]
 ) -> None:
     options = sshd.configure(
-        "Host far", "    ProxyCommand sh -c 'echo no way through >&2'", *_server_lines(sshd)
+        "Host far", "    ProxyCommand sh -c 'echo no way through >&2'", *server_lines(sshd)
     )
     error = greeting_error(options, program, target="far")
     assert "no way through" in str(error)
@@ -154,7 +106,7 @@ def test_a_proxy_command_that_hangs_and_its_children_are_ended(
     sshd: Sshd, program: Program
 ) -> None:
     options = sshd.configure(
-        "Host far", "    ProxyCommand sleep 4567 & sleep 4567", *_server_lines(sshd)
+        "Host far", "    ProxyCommand sleep 4567 & sleep 4567", *server_lines(sshd)
     )
     short = Options(options.config_file, timeout_seconds=1)
     before = time.monotonic()
@@ -171,11 +123,6 @@ def greet_for_a_second(target: Target, options: Options, program: Program) -> No
         Link(session.run(AGENT), "source") as link,
     ):
         link.handshake(timeout_seconds=1)
-
-
-def _server_lines(sshd: Sshd) -> list[str]:
-    lines = sshd.config.read_text().splitlines()[1:]
-    return [*lines, "    HostKeyAlias [127.0.0.1]:" + str(sshd.port)]
 
 
 # Who is there?
@@ -381,161 +328,3 @@ def test_a_command_that_prints_before_it_greets_is_named_as_that(
 ) -> None:
     error = greeting_error(sshd.options, program, ["echo", "Welcome!"])
     assert "something printed 'Welcome!'" in str(error)
-
-
-# The network.
-
-
-@contextmanager
-def through_proxy(sshd: Sshd) -> Iterator[tuple[TcpProxy, Options]]:
-    """A proxy in front of sshd, and options that go through it."""
-    with TcpProxy(("127.0.0.1", sshd.port)) as proxy:
-        path = sshd.folder / f"config-{proxy.port}"
-        config = sshd.config.read_text().replace(f"Port {sshd.port}", f"Port {proxy.port}")
-        path.write_text(config + f"    HostKeyAlias [127.0.0.1]:{sshd.port}\n")
-        yield proxy, Options(str(path), timeout_seconds=5)
-
-
-def send(link: Link, data: bytes) -> None:
-    """Send `data` to the agent, which reads along, and see that it is what arrived."""
-    digests: list[dict[str, object]] = []
-    reading = threading.Thread(target=lambda: digests.append(link.call("digest", "data", 30)))
-    reading.start()
-    with link.open_stream("data") as writer:
-        writer.write(data)
-    reading.join()
-    assert digests == [{"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}]
-
-
-def send_for_ever(link: Link) -> None:
-    with link.open_stream("bulk") as writer:
-        while True:
-            writer.write(os.urandom(100_000))
-
-
-def test_a_link_cut_for_a_while_goes_on_as_if_nothing_was(sshd: Sshd, program: Program) -> None:
-    data = os.urandom(20_000_000)
-    with (
-        through_proxy(sshd) as (proxy, options),
-        linked(options, program, silence_seconds=4) as link,
-    ):
-        proxy.limit(20_000_000)
-        threading.Timer(0.3, proxy.stall).start()
-        threading.Timer(1.8, proxy.resume).start()
-        before = time.monotonic()
-        send(link, data)
-        assert time.monotonic() - before > 1.5
-
-
-@pytest.mark.parametrize("fault", ["stall", "cut"])
-def test_a_link_that_is_gone_fails_everybody_in_time(
-    sshd: Sshd, program: Program, fault: str
-) -> None:
-    with (
-        through_proxy(sshd) as (proxy, options),
-        linked(options, program, silence_seconds=1) as link,
-    ):
-        errors: list[Exception] = []
-
-        def wait_in_a_call() -> None:
-            try:
-                link.call("digest", "never opened")
-            except LinkError as error:
-                errors.append(error)
-
-        waiting = threading.Thread(target=wait_in_a_call)
-        waiting.start()
-        threading.Timer(0.2, getattr(proxy, fault)).start()
-        before = time.monotonic()
-        with pytest.raises(TransportError):
-            send_for_ever(link)
-        waiting.join(5)
-        assert time.monotonic() - before < 4
-        assert len(errors) == 1
-        link.close()
-        assert time.monotonic() - before < 5
-        proxy.resume()
-
-
-def test_an_agent_killed_at_work_is_noticed_at_once(sshd: Sshd, program: Program) -> None:
-    with linked(sshd.options, program) as link:
-        pid = link.call("pid", None, 10)
-        threading.Timer(0.3, os.kill, (pid, signal.SIGKILL)).start()
-        before = time.monotonic()
-        with pytest.raises(LinkError, match="server: ") as raised:
-            send_for_ever(link)
-        assert time.monotonic() - before < 4
-        assert "\n" not in str(raised.value)
-
-
-def test_an_agent_that_is_stopped_is_given_up_and_gives_up_itself_when_it_goes_on(
-    sshd: Sshd, program: Program
-) -> None:
-    with linked(sshd.options, program, silence_seconds=1) as link:
-        pid = link.call("pid", None, 10)
-        os.kill(pid, signal.SIGSTOP)
-        with pytest.raises(LinkError, match="server: silent for 1 s"):
-            send_for_ever(link)
-    os.kill(pid, signal.SIGCONT)
-    deadline = time.monotonic() + 5
-    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not os.path.exists(f"/proc/{pid}")
-
-
-def test_a_dead_network_does_not_hold_up_the_end_of_a_session_through_another_host(
-    sshd: Sshd, program: Program
-) -> None:
-    with TcpProxy(("127.0.0.1", sshd.port)) as proxy:
-        lines = _server_lines(sshd)
-        behind = [line.replace(f"Port {sshd.port}", f"Port {proxy.port}") for line in lines]
-        options = sshd.configure("Host far", "    ProxyJump hop", *lines, "Host hop", *behind)
-        with linked(options, program, silence_seconds=1, target="far") as link:
-            proxy.stall()
-            before = time.monotonic()
-            with pytest.raises(LinkError):
-                send_for_ever(link)
-            link.close()
-        assert time.monotonic() - before < 6
-        proxy.resume()
-
-
-@pytest.mark.parametrize("at", [10_000, 100_000, 1_000_000, 5_000_000])
-def test_a_flipped_bit_ends_the_link_and_never_reaches_the_stream(
-    sshd: Sshd, program: Program, at: int
-) -> None:
-    with (
-        through_proxy(sshd) as (proxy, options),
-        linked(options, program, silence_seconds=5) as link,
-    ):
-        proxy.flip_after(at)
-        with pytest.raises(TransportError):
-            send_for_ever(link)
-
-
-def test_a_stream_cut_anywhere_is_an_error_for_the_writer(sshd: Sshd, program: Program) -> None:
-    for at in (1, 50_000, 777_777):
-        with through_proxy(sshd) as (proxy, options), linked(options, program) as link:
-            proxy.cut_after(at)
-            with pytest.raises(TransportError):
-                send_for_ever(link)
-
-
-def test_a_slow_link_is_met_with_a_higher_level(sshd: Sshd, program: Program) -> None:
-    modules = sorted(Path(os.__file__).parent.glob("*.py"))
-    words = b"".join(module.read_bytes() for module in modules)[:4_000_000]
-    with through_proxy(sshd) as (proxy, options), linked(options, program) as link:
-        proxy.limit(3_000_000)
-        send(link, words * 5)
-        assert link.conditions.link_rate < 20e6
-        assert link._outbox.meter.level in {3, 6, 9}
-        assert link.traffic.sent_bytes < 0.6 * 5 * len(words)
-
-
-def test_keys_are_renewed_under_load_without_harm(
-    sshd: Sshd, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("migrate.transport.paramiko_session._REKEY_BYTES", 4_000_000)
-    data = os.urandom(20_000_000)
-    with linked(sshd.options, "paramiko") as link:
-        send(link, data)
