@@ -56,4 +56,10 @@ def create_options(call: Call, take_console: Callable[[int], None] | None = None
         pid_file=call.text("pid-file"),
         pidfd_socket=call.text("pidfd-socket"),
         preserve_fds=call.number("preserve-fds"),
+        explain=_say_step if call.globals["debug"] is True else None,
     )
+
+
+def _say_step(step: str) -> None:
+    """Write a step of the plan to stderr, for --debug."""
+    os.write(2, f"plan: {step}\n".encode(errors="backslashreplace"))

@@ -46,6 +46,7 @@ class CreateOptions:
     Attributes:
         config: the bytes of config.json; read from the bundle where empty.
         console_socket: path of the socket the terminal's master goes to.
+        explain: called with each step of the plan.
         take_console: called with the master instead.
         no_new_keyring: stay in the caller's session key ring.
         no_pivot: chroot where pivot_root is impossible.
@@ -58,6 +59,7 @@ class CreateOptions:
     __slots__ = (
         "config",
         "console_socket",
+        "explain",
         "no_new_keyring",
         "no_pivot",
         "pid_file",
@@ -77,9 +79,11 @@ class CreateOptions:
         pid_file: str = "",
         pidfd_socket: str = "",
         preserve_fds: int = 0,
+        explain: Callable[[str], None] | None = None,
     ) -> None:
         self.config = b""
         self.console_socket = console_socket
+        self.explain = explain
         self.take_console = take_console
         self.no_new_keyring = no_new_keyring
         self.no_pivot = no_pivot
@@ -211,6 +215,9 @@ def _launch(store: Store, record: Record, spec: Spec, options: CreateOptions, st
         keyring=keyring,
         preserve_fds=options.preserve_fds,
     )
+    if options.explain is not None:
+        for line in plan.describe(the_plan):
+            options.explain(line)
     listener = door.listen(f"{directory}/{door.SOCKET}")
     try:
         pid = stage.fork(the_plan, (listener,), lambda pid: _write_maps(pid, linux))

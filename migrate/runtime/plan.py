@@ -184,6 +184,32 @@ def state_without_pid(spec: Spec, container_id: str, bundle: str) -> str:
     return jsontext.dumps(state)
 
 
+def describe(plan: dict[str, Any]) -> list[str]:
+    """Return what a plan of `create` does, one line a step, for people."""
+    kinds = {flag: kind for kind, flag in NAMESPACE_FLAGS.items()}
+    made = [kind for flag, kind in kinds.items() if plan["unshare"] & flag]
+    lines = [f"join the {kinds[flag]} namespace {path}" for flag, path in plan["join"]]
+    lines.append(f"make namespaces: {', '.join(made)}")
+    lines.append(f"root {plan['rootfs']}")
+    lines += [_described(*operation) for operation in plan["operations"]]
+    lines.append("chroot" if plan["no_pivot"] else "pivot_root")
+    lines += [_described(*operation) for operation in plan["last_operations"]]
+    process = plan["process"]
+    lines.append(f"user {process['uid']}:{process['gid']}, directory {process['cwd']}")
+    lines.append(f"wait for start, then execute {jsontext.dumps(process['args'])}")
+    return lines
+
+
+def _described(name: str, *arguments: object) -> str:
+    words = [name]
+    for argument in arguments:
+        if isinstance(argument, dict):
+            words += [f"{key}={value}" for key, value in argument.items() if value]
+        else:
+            words.append(str(argument))
+    return " ".join(words)
+
+
 def _time_offsets(linux: Linux) -> str:
     """Return the lines of /proc/PID/timens_offsets, see time_namespaces(7)."""
     return "".join(

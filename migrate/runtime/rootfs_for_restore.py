@@ -16,7 +16,6 @@ import stat
 import tempfile
 
 from migrate import syscalls
-from migrate.errors import KernelError
 from migrate.runtime.init.rootfs import Root
 from migrate.runtime.spec import mountoptions
 from migrate.runtime.spec.validation import normal_destination, rootfs_path
@@ -145,19 +144,3 @@ def restore_root(spec: Spec, bundle: str, parent: str | None = None) -> RestoreR
             one where None.
     """
     return RestoreRoot(spec, bundle, parent)
-
-
-def sweep(parent: str) -> None:
-    """Remove what a killed restore left in a directory of its own.
-
-    Args:
-        parent: only what `restore_root` made may be in it.
-    """
-    for name in os.listdir(parent):
-        path = os.path.join(parent, name)
-        while True:
-            try:
-                syscalls.umount2(path, syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
-            except KernelError:
-                break
-        os.rmdir(path)

@@ -281,3 +281,25 @@ def test_a_terminated_create_takes_everything_back(runner: Runner, tmp_path: Pat
     hook = int((tmp_path / "pid").read_text())
     eventually(lambda: not Path(f"/proc/{hook}/exe").exists())
     assert_nothing_left(runner)
+
+
+def test_the_plan_is_shown_to_whoever_asks(runner: Runner) -> None:
+    from migrate.runtime import plan
+    from migrate.runtime.spec import decode
+
+    bundle = runner.bundle("echo", "two words")
+    made = plan.for_create(
+        decode((bundle / "config.json").read_bytes(), "config.json"),
+        container_id="x",
+        bundle=str(bundle),
+        rootfs=str(runner.rootfs),
+        hierarchies=[("", "", "/sys/fs/cgroup/x")],
+        no_pivot=False,
+        keyring="",
+        preserve_fds=0,
+    )
+    lines = plan.describe(made)
+    assert lines[0] == "make namespaces: ipc, uts, network, pid, mount"
+    assert "filesystem destination=/proc kind=proc source=proc" in lines
+    assert lines.index("pivot_root") < lines.index("mask /proc/kcore")
+    assert lines[-1] == 'wait for start, then execute ["echo","two words"]'

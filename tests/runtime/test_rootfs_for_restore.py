@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 
-from migrate.runtime.rootfs_for_restore import restore_root, sweep
+from migrate.runtime.rootfs_for_restore import restore_root
 from migrate.runtime.spec import decode
 from tests.runtime.conftest import Config, Runner
 
@@ -45,15 +44,3 @@ def test_mount_points_are_made_where_the_images_do_not_have_them(
     assert not (runner.rootfs / "dev" / "shm").exists()
     assert Path("/proc/self/mountinfo").read_text() == before
     assert not Path(path).exists()
-
-
-def test_what_a_killed_restore_left_is_swept(runner: Runner, tmp_path: Path) -> None:
-    bundle = runner.bundle()
-    spec = decode(json.dumps(json.loads((bundle / "config.json").read_text())).encode(), "x")
-    place = tmp_path / "place"
-    place.mkdir()
-    before = Path("/proc/self/mountinfo").read_text()
-    restore_root(spec, str(bundle), str(place)).__enter__()
-    sweep(str(place))
-    assert list(place.iterdir()) == []
-    assert Path("/proc/self/mountinfo").read_text() == before
