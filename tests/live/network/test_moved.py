@@ -40,6 +40,8 @@ def own(hosts: Site) -> Iterator[Moved]:
         for command in commands:
             host.run(["nsenter", "-t", str(pid), "-n", "ip", *command.split()])
         host.run(["migrate", "start", ID])
+        # The address belonged to another test's container a moment ago.
+        hosts.client.run(["ip", "neighbour", "flush", "all"])
         made._watch()
         yield made
 
