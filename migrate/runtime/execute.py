@@ -176,6 +176,8 @@ def _check_alive(pidfd: int) -> None:
 def _has_room(paths: dict[str, str]) -> bool:
     """Whether a container's limit of tasks leaves room for two."""
     directory = directory_of(paths, "pids") or paths.get("")
+    if directory is None:
+        return True
     limit = files.read_if_there(f"{directory}/pids.max") or "max"
     used = files.read_if_there(f"{directory}/pids.current") or "0"
     return limit == "max" or int(limit) - int(used) >= 2

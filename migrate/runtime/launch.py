@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from migrate import syscalls
-from migrate.errors import ConfigError, HookError, KernelError, StageError
+from migrate.errors import CgroupError, ConfigError, HookError, KernelError, StageError
 from migrate.runtime import cgroup, door, handover, hooks, interrupt, plan, protocol, state
 from migrate.runtime.begin import start
 from migrate.runtime.spec.decoding import decode
@@ -197,12 +197,12 @@ def _launch(store: Store, record: Record, spec: Spec, options: CreateOptions, st
     """Everything between the first record and the last."""
     linux: Linux = spec.get("linux", {})
     directory = store.path(record["id"])
-    cgroup.create(record["cgroup"], linux.get("resources"))
+    _make_cgroup(record, linux)
     # Moving a process takes the kernel a grace period, 10 ms or more. Stage 1 is still
     # starting up; what it forks is born in the cgroup. Where only one task may be in
     # it, only stage 2 moves.
     joins_early = linux.get("resources", {}).get("pids", {}).get("limit", 0) != 1
-    if joins_early:
+    if joins_early and record["cgroup"]:
         cgroup.add(record["cgroup"], stage.first_pid)
     keyring = "" if options.no_new_keyring else f"_ses.{record['id']}"
     the_plan = plan.for_create(
@@ -249,6 +249,22 @@ def _launch(store: Store, record: Record, spec: Spec, options: CreateOptions, st
     stage.release()
     store.save(record)
     stage.close()
+
+
+def _make_cgroup(record: Record, linux: Linux) -> None:
+    """Make the container's cgroups.
+
+    A user without privileges may have none to give; where no limit is asked for, the
+    container then stays in the caller's, as with runc.
+    """
+    resources = linux.get("resources")
+    try:
+        cgroup.create(record["cgroup"], resources)
+    except CgroupError:
+        if os.geteuid() == 0 or resources or linux.get("cgroupsPath"):
+            raise
+        cgroup.destroy(record["cgroup"])
+        record["cgroup"] = {}
 
 
 def answer_limits(stage: Stage, process: Process) -> None:
