@@ -30,11 +30,20 @@ def run(call: Call) -> int:
         journals=default_folder(call.text("journal-dir") or None),
         bundle=call.text("bundle") or None,
         criu=str(call.globals["criu"] or "") or None,
+        bridges=dict(map(_pair, call.texts("bridge"))),
         keep=call.has("keep"),
     )
     with showing(json=call.has("json")):
         migrate(order)
     return 0
+
+
+def _pair(value: str) -> tuple[str, str]:
+    """Return the two bridges of a --bridge."""
+    here, equals, there = value.partition("=")
+    if not (here and equals and there):
+        raise UsageError(f"invalid value for --bridge: {value}", "Write HERE=THERE.")
+    return here, there
 
 
 def way(call: Call, target: str) -> Way:

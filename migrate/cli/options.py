@@ -168,6 +168,13 @@ _LIVE = (
     Option(
         "bundle b", "where the bundle is on the other host, as here if not given", TEXT, "", "DIR"
     ),
+    Option(
+        "bridge",
+        "a bridge the container is on, and the one that stands for it on the other host",
+        LIST,
+        None,
+        "HERE=THERE",
+    ),
     *_REACH,
     Option("level", "of compression: auto, or 0 to 9", TEXT, "auto", "N"),
     Option("keep", "keep the images on both hosts"),

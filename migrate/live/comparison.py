@@ -243,7 +243,7 @@ def _bridges(source: HostFacts, there: HostFacts, needs: Needs) -> Iterator[Find
                 "network",
                 "refuse",
                 f"bridge {name}, which the container is on, does not exist on {there.name}",
-                f"Make it there: ip link add {name} type bridge.",
+                f"Make it there, or name another one by --bridge {name}=NAME.",
             )
         elif bridge.delays_ports:
             yield finding(

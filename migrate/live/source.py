@@ -20,7 +20,8 @@ import contextlib
 import os
 import time
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from migrate.checkpoint.facts import Facts
@@ -70,6 +71,7 @@ class Order:
     Attributes:
         bundle: path over there; as here if None.
         criu: as given by --criu.
+        bridges: those the container is on, and what stands for them over there.
         keep: leave the images in place.
     """
 
@@ -79,6 +81,7 @@ class Order:
     journals: str
     bundle: str | None
     criu: str | None
+    bridges: Mapping[str, str] = field(default_factory=dict)
     keep: bool = False
 
 
@@ -206,7 +209,7 @@ class Migration:
     def _check(self, reached: Reached, facts: Facts, spec: Any) -> None:
         """Ask both sides; refuse before anything is touched."""
         question, findings = preflight.look_here(
-            self.record, spec, facts, self.plan, criu=self.criu
+            self.record, spec, facts, self._plan_there(), criu=self.criu
         )
         there = reached.link.call(
             "preflight", {"question": question, "bundle": self._bundle()}, CALL_SECONDS
@@ -268,7 +271,7 @@ class Migration:
         return {
             "config": config.decode("utf-8", "surrogateescape"),
             "facts": facts.to_json(),
-            "network": self.plan.to_json(),
+            "network": self._plan_there().to_json(),
             "paused": self.was_paused,
             "migration": self.migration,
             "record": {name: record[name] for name in kept},
@@ -408,6 +411,9 @@ class Migration:
         return RolledBack(f"{message}; it runs on here", hint)
 
     # Small things.
+
+    def _plan_there(self) -> Plan:
+        return self.plan.with_bridges(self.order.bridges)
 
     def _bundle(self) -> str:
         return self.order.bundle or self.record["bundle"]

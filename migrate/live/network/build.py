@@ -83,13 +83,12 @@ class Built:
         self.close()
 
 
-def build(plan: Plan, record: Record, *, bridges: Mapping[str, str] | None = None) -> Built:
+def build(plan: Plan, record: Record) -> Built:
     """Make a container's network on this host, cut off from everything.
 
     Args:
         plan: the source's.
         record: called once, before anything is made, with what `tear_down` takes.
-        bridges: the source's bridge names, and what stands for them here.
 
     Raises:
         NetworkError: a bridge is missing, the namespace's path is taken, or the
@@ -101,7 +100,7 @@ def build(plan: Plan, record: Record, *, bridges: Mapping[str, str] | None = Non
         return Built(None, plan, facts, [])
     sock = route_socket()
     try:
-        here = _place(plan, bridges or {}, {link.name: link for link in links.links(sock)})
+        here = _place(plan, {link.name: link for link in links.links(sock)})
         exists = _check_path(plan.path)
         facts = {"plan": here.to_json(), "path_made": bool(plan.path) and not exists}
         record(facts)
@@ -126,14 +125,13 @@ def build(plan: Plan, record: Record, *, bridges: Mapping[str, str] | None = Non
 # --- names ---
 
 
-def _place(plan: Plan, bridges: Mapping[str, str], found: Mapping[str, FoundLink]) -> Plan:
+def _place(plan: Plan, found: Mapping[str, FoundLink]) -> Plan:
     """Return the plan with host ends that this host can have."""
     taken = set(found)
     interfaces = []
     for interface in plan.interfaces:
         end = interface.host
-        bridge = bridges.get(end.bridge, end.bridge)
-        find_bridge(bridge, found)
+        find_bridge(end.bridge, found)
         name = end.name
         while name in taken:
             name = f"veth{os.urandom(4).hex()}"
@@ -141,9 +139,9 @@ def _place(plan: Plan, bridges: Mapping[str, str], found: Mapping[str, FoundLink
         # A bridge takes the lowest hardware address of its ports for its own, and would
         # change it under the host: fe: is the highest. Without a bridge the container
         # knows the address as its gateway's, and it must stay.
-        mac = f"fe:{os.urandom(5).hex(':')}" if bridge else end.mac
+        mac = f"fe:{os.urandom(5).hex(':')}" if end.bridge else end.mac
         routes = [replace(route, interface=name) for route in end.routes]
-        host = replace(end, name=name, mac=mac, bridge=bridge, routes=routes)
+        host = replace(end, name=name, mac=mac, routes=routes)
         interfaces.append(replace(interface, host=host))
     return replace(plan, interfaces=interfaces)
 

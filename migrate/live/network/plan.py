@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from migrate.errors import NetworkError
@@ -173,6 +174,30 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON-able data."""
         return asdict(self)
+
+    def with_bridges(self, bridges: Mapping[str, str]) -> Plan:
+        """Return the plan for a host on which other bridges stand for these.
+
+        Args:
+            bridges: names here, and there.
+
+        Raises:
+            NetworkError: no link of the container is on one of them.
+        """
+        on = {interface.host.bridge for interface in self.interfaces}
+        if unknown := bridges.keys() - on:
+            raise NetworkError(
+                f"no link of the container is on bridge {min(unknown)}",
+                f"It is on {', '.join(sorted(on - {''})) or 'none'}.",
+            )
+        return replace(
+            self,
+            interfaces=[
+                replace(each, host=replace(each.host, bridge=bridges.get(name, name)))
+                for each in self.interfaces
+                for name in (each.host.bridge,)
+            ],
+        )
 
     @staticmethod
     def from_json(data: object) -> Plan:

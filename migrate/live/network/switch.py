@@ -260,7 +260,7 @@ def find_bridge(name: str, found: Mapping[str, FoundLink]) -> int:
     if link is None or link.kind != "bridge":
         raise NetworkError(
             f"bridge {name} does not exist on this host",
-            f"Make it, or name another one: --bridge {name}=NAME.",
+            f"Make it there, or name another one by --bridge {name}=NAME.",
         )
     return link.index
 

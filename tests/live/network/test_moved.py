@@ -84,11 +84,12 @@ def test_what_cannot_follow_is_refused_by_name_and_nothing_is_touched(container:
     host2.ip("link set br0 name lan0")
     try:
         refused = container.live(check=False)
+        assert not host2.folder(BUNDLE).exists()
+        container.must_run_on("host1")
+        container.live("--bridge", "br0=lan0")
+        container.must_run_on("host2")
     finally:
         host2.ip("link set lan0 name br0")
     assert refused.returncode == 1
     assert "bridge br0, which the container is on, does not exist on host2" in refused.stderr
-    assert not host2.folder(BUNDLE).exists()
-    container.must_run_on("host1")
-    container.live()
-    container.must_run_on("host2")
+    assert "--bridge br0=NAME" in refused.stderr

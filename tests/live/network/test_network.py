@@ -297,9 +297,12 @@ def test_a_missing_bridge_is_named_and_another_one_can_stand_for_it(
     with pytest.raises(NetworkError, match="bridge br0 does not exist") as failure:
         net.inside("h2", lambda: build(plan, lambda _: None))
     assert "--bridge br0=" in failure.value.hint
-    with net.inside("h2", lambda: build(plan, lambda _: None, bridges={"br0": "lan0"})) as built:
+    plan = plan.with_bridges({"br0": "lan0"})
+    with net.inside("h2", lambda: build(plan, lambda _: None)) as built:
         assert built.plan.interfaces[0].host.bridge == "lan0"
         net.inside("h2", lambda: tear_down(built.facts))
+    with pytest.raises(NetworkError, match="no link of the container is on bridge br7"):
+        plan.with_bridges({"br7": "lan0"})
 
 
 @pytest.mark.parametrize(
