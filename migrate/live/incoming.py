@@ -35,6 +35,7 @@ from migrate.live.filesystem.receiver import TreeReceiver
 from migrate.live.journal import Journal
 from migrate.live.network.build import Built, build, tear_down
 from migrate.live.network.plan import Plan
+from migrate.live.reality import criu_in
 from migrate.live.restorer import Restorer
 from migrate.live.wire import Fields
 from migrate.live.work import Work
@@ -213,6 +214,8 @@ class Incoming:
 
     def stop(self) -> None:
         """End all of it: what is held is killed, what arrives is not wanted."""
+        if self._link is not None:
+            self._link.refuse_streams("the migration was given up")
         if self._restorer is not None:
             self._restorer.refuse()
         self.is_held = False
@@ -256,7 +259,11 @@ class Incoming:
         self._restorer.start()
 
     def _pause(self) -> None:
-        """Freeze it before its first step."""
+        """Freeze it before its first step; CRIU, which has one more to do, steps aside."""
+        own = {key: tree.own for key, tree in cgroup.hierarchies().items()}
+        here = {key: own[key] for key in self.place.cgroup if key in own}
+        for pid in criu_in(self.place.cgroup):
+            cgroup.add(here, pid)
         cgroup.freeze(self.place.cgroup)
 
     # Taking in.

@@ -75,11 +75,16 @@ def wait_for_criu_in(paths: Mapping[str, str]) -> bool:
     container was held, it kills what it restored; that takes a moment.
     """
     deadline = time.monotonic() + CRIU_PATIENCE_SECONDS
-    while any(_is_criu(pid) for pid in cgroup.procs(paths)):
+    while criu_in(paths):
         if time.monotonic() >= deadline:
             return False
         time.sleep(0.005)
     return True
+
+
+def criu_in(paths: Mapping[str, str]) -> list[int]:
+    """Return the pids of CRIU in a control group."""
+    return [pid for pid in cgroup.procs(paths) if _is_criu(pid)]
 
 
 def _is_criu(pid: int) -> bool:

@@ -112,6 +112,7 @@ class Link(Messages):
         self._readers: dict[int, StreamReader] = {}
         self._last_peer_stream = 0
         self._offered: dict[str, collections.deque[StreamReader]] = {}
+        self._refusal = ""
         self._offer = self._fate.condition()
         self._greeting = self._fate.condition()
         self._watching = self._fate.condition()
@@ -273,9 +274,14 @@ class Link(Messages):
         """
         with self._fate.lock:
             if not self._fate.wait(
-                self._offer, lambda: name in self._offered, timeout_seconds, drain=True
+                self._offer,
+                lambda: bool(name in self._offered or self._refusal),
+                timeout_seconds,
+                drain=True,
             ):
                 raise LinkError(f"stream {name}: not opened within {timeout_seconds} s")
+            if self._refusal:
+                raise LinkError(f"stream {name}: {self._refusal}")
             reader = self._offered[name].popleft()
             if not self._offered[name]:
                 del self._offered[name]
@@ -290,6 +296,19 @@ class Link(Messages):
         """How fast link and compressors were measured to be; guesses before any stream."""
         with self._fate.lock:
             return self._outbox.meter.conditions
+
+    def refuse_streams(self, reason: str) -> None:
+        """Take in no stream any more; messages go on.
+
+        Whoever waits for one, or reads one, gets `reason` as a LinkError, and so does
+        the peer that writes one.
+        """
+        with self._fate.lock:
+            self._refusal = reason
+            self._offer.notify_all()
+            readers = list(self._readers.values())
+        for reader in readers:
+            reader.close(reason)
 
     def check(self) -> None:
         """Raise the link's error, if it is known to be broken.
