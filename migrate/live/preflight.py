@@ -138,6 +138,8 @@ def _of_container(facts: Facts, plan: Plan) -> Iterator[Finding]:
         )
     for each in facts.stdio:
         yield from _stdio(each)
+    if facts.network.kind != "host":
+        yield from _sharers(facts)
     if facts.network.kind == "host":
         for connection in facts.connections:
             yield from _host_connection(connection)
@@ -147,6 +149,34 @@ def _of_container(facts: Facts, plan: Plan) -> Iterator[Finding]:
             "the container uses the host's network: its addresses do not move",
             "Give it a network namespace of its own to take connections along.",
         )
+
+
+def _sharers(facts: Facts) -> Iterator[Finding]:
+    """Who else is in the container's network namespace: it moves away under them."""
+    inside = _namespace(facts.pid, "pid")
+    for name in os.listdir("/proc"):
+        if name.isdigit() and _namespace(name, "net") == facts.network.inode:
+            if _namespace(name, "pid") == inside:
+                continue
+            try:
+                with open(f"/proc/{name}/comm", encoding="utf-8", errors="replace") as file:
+                    command = file.read().strip()
+            except OSError:
+                continue  # it has ended
+            yield finding(
+                "network",
+                "refuse",
+                f"process {name} ({command}) outside the container uses its network namespace",
+                "Move what shares the namespace first, or give the container one of its own.",
+            )
+
+
+def _namespace(pid: int | str, kind: str) -> int:
+    """Return the inode number of a process's namespace; 0 where it has ended."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/{kind}").st_ino
+    except OSError:
+        return 0
 
 
 def _stdio(each: Stdio) -> Iterator[Finding]:

@@ -39,12 +39,26 @@ _EVENT = struct.Struct("=iIII")  # watch, mask, cookie, length of the name
 _READ_BYTES = 1 << 18
 
 
+# The container's own watches count against the same limit of the same user.
+_SHARE = 4
+_LIMIT = "/proc/sys/fs/inotify/max_user_watches"
+
+
+def _most() -> int:
+    try:
+        with open(_LIMIT, encoding="ascii") as limit:
+            return int(limit.read()) // _SHARE
+    except (OSError, ValueError):
+        return 0
+
+
 class Watch:
     """Watches over directories, by id; `is_reliable` once something was lost is False."""
 
     def __init__(self) -> None:
         self.is_reliable = True
         self._directories: dict[int, int] = {}
+        self._most = _most()
         self._dirty: set[int] = set()
         self._closed: set[tuple[int, str]] = set()
         try:
@@ -55,6 +69,8 @@ class Watch:
 
     def add(self, directory: int, directory_fd: int) -> None:
         """Watch a directory from now on; what is listed afterwards cannot be missed."""
+        if len(self._directories) >= self._most:
+            self.is_reliable = False
         if self.is_reliable:
             try:
                 path = f"/proc/self/fd/{directory_fd}"

@@ -35,6 +35,7 @@ NLM_F_CREATE = 0x400
 _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
 _NLM_F_DUMP_INTR = 0x10
+_TRIES = 20
 
 IFLA_ADDRESS, IFLA_BROADCAST, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 2, 3, 4, 5
 IFLA_MASTER, IFLA_TXQLEN, IFLA_OPERSTATE, IFLA_LINKINFO, IFLA_IFALIAS = 10, 13, 16, 18, 20
@@ -161,6 +162,15 @@ class RouteSocket:
         Raises:
             NetworkError: the kernel refused.
         """
+        # A dump that something changed under is not what there was at any time.
+        for _ in range(_TRIES):
+            try:
+                return self._dump(kind, family, about)
+            except _InterruptedDumpError:
+                continue
+        raise RefusedByKernel(about, errno.EAGAIN)
+
+    def _dump(self, kind: int, family: int, about: str) -> list[Message]:
         body = bytes([family]) + bytes(_BODIES[kind - 2].size - 1)
         return list(self._ask(kind, body, NLM_F_DUMP, about))
 
@@ -178,6 +188,7 @@ class RouteSocket:
             _HEADER.size + len(body), kind, NLM_F_REQUEST | flags, self._sequence, 0
         )
         self._sock.send(header + body)
+        interrupted = False
         while True:
             raw = memoryview(self._sock.recv(1 << 18))
             at = 0
@@ -188,14 +199,15 @@ class RouteSocket:
                 if sequence != self._sequence:
                     continue
                 if found == _NLMSG_DONE:
+                    if interrupted:
+                        raise _InterruptedDumpError
                     return
                 if found == _NLMSG_ERROR:
                     (code,) = struct.unpack_from("=i", payload)
                     if code:
                         raise RefusedByKernel(about, -code)
                     return
-                if found_flags & _NLM_F_DUMP_INTR:
-                    raise RefusedByKernel(about, errno.EAGAIN)
+                interrupted = interrupted or bool(found_flags & _NLM_F_DUMP_INTR)
                 shape = _BODIES.get(found)
                 if shape:
                     yield shape.unpack_from(payload), attributes(payload[shape.size :])
@@ -217,6 +229,10 @@ class RouteSocket:
     def delete_link(self, index: int, about: str) -> None:
         """Delete a link, and with a veth its other end."""
         self.request(RTM_DELLINK, link_body(index), about=about)
+
+
+class _InterruptedDumpError(Exception):
+    """What was listed changed while it was listed."""
 
 
 class RefusedByKernel(NetworkError):

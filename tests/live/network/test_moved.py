@@ -81,6 +81,12 @@ def test_what_cannot_follow_is_refused_by_name_and_nothing_is_touched(container:
     assert refused.returncode == 1
     assert "packet filter rules (nft table guard)" in refused.stderr
     host1.run([*netns, "nft", "delete", "table", "inet", "guard"])
+    with host1.popen([*netns, "sleep", "60"]) as neighbour:
+        refused = container.live(check=False)
+        neighbour.kill()
+        neighbour.wait()
+    assert refused.returncode == 1
+    assert "(sleep) outside the container uses its network namespace" in refused.stderr
     host2.ip("link set br0 name lan0")
     try:
         refused = container.live(check=False)
