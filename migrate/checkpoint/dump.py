@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from migrate.checkpoint import failure, options, version
+from migrate.checkpoint import failure, options, sleepers, version
 from migrate.checkpoint.facts import Facts
 from migrate.checkpoint.fence import Fence
 from migrate.checkpoint.images import ImageDirectory, Manifest
@@ -80,6 +80,7 @@ class Dump:
         self._images = images
         self._pages = pages
         self._migration = migration
+        self._core_message = sleepers.preload()
         self._work = work_directory or images.path
         self._work_descriptor = os.open(self._work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._session = Session(
@@ -119,6 +120,7 @@ class Dump:
         def hold(notification: Notification) -> bool:
             self.fence.freeze()
             memory = self._pages.finish() if self._pages else None
+            sleepers.let_sleep_on(self._images, self._core_message)
             self.manifest = self._sign_off(memory)
             return theirs.get("post-dump", _agree)(notification)
 

@@ -162,11 +162,16 @@ def box(tmp_path: Path) -> Iterator[Maker]:
         yield make
 
 
+def compiled(folder: Path, name: str) -> Path:
+    """Return the static program of a source beside this file."""
+    path = folder / name
+    flags = ["-O2", "-static", "-pthread", "-Wall", "-Wextra", "-Werror"]
+    source = Path(__file__).with_name(f"{name}.c")
+    subprocess.run(["gcc", *flags, "-o", path, source], check=True)
+    return path
+
+
 @pytest.fixture(scope="session")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program of subject.c."""
-    path = tmp_path_factory.mktemp("subject") / "subject"
-    flags = ["-O2", "-static", "-pthread", "-Wall", "-Wextra", "-Werror"]
-    source = Path(__file__).with_name("subject.c")
-    subprocess.run(["gcc", *flags, "-o", path, source], check=True)
-    return path
+    return compiled(tmp_path_factory.mktemp("subject"), "subject")
