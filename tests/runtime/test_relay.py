@@ -110,7 +110,8 @@ def test_the_window_has_our_size_and_follows_it(terminal: Callable[..., Terminal
 
 
 def test_control_c_is_a_byte_to_us_and_a_signal_inside(terminal: Callable[..., Terminal]) -> None:
-    screen = terminal("sh", "-c", "trap 'echo INTERRUPTED; exit 3' INT; echo ready; sleep 100 & wait")
+    script = "trap 'echo INTERRUPTED; exit 3' INT; echo ready; sleep 100 & wait"
+    screen = terminal("sh", "-c", script)
     screen.wait_for(b"ready")
     os.write(screen.master, b"\x03")
     screen.wait_for(b"INTERRUPTED")
