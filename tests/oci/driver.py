@@ -293,11 +293,14 @@ class Runtime:
         assert result.status == 0, str(result)
         return result.out
 
-    def delete_everything(self) -> None:
+    def delete_everything(self, spared: frozenset[int]) -> None:
         """`delete --force` whatever is there, and reap what becomes ours meanwhile.
 
         The first process of a pid namespace cannot end before the zombies in it are
         reaped, and those of `exec --detach` are the caller's to reap.
+
+        Args:
+            spared: children that are none of this runtime's, such as other tests' hosts.
         """
         with open(os.devnull, "w") as devnull:
             deleting = {
@@ -308,20 +311,33 @@ class Runtime:
                 ]
             }
         deadline = time.monotonic() + DEADLINE_SECONDS
-        while time.monotonic() < deadline:
-            try:
-                ended, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if ended in deleting:
-                deleting.pop(ended).returncode = os.waitstatus_to_exitcode(status)
-            if not ended:
+        while left := children() - spared:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"processes are left: {sorted(left)}")
+            reaped = [pid for pid in left if _reap(pid, deleting)]
+            if not reaped:
                 time.sleep(POLL_SECONDS)
-        raise AssertionError(f"processes are left, of ours {sorted(deleting)}")
 
     def ids(self) -> list[str]:
         """The containers under this state root, as directories."""
         return sorted(p.name for p in self.root.iterdir()) if self.root.is_dir() else []
+
+
+def children() -> frozenset[int]:
+    """The children of this process, whichever thread started them."""
+    lists = [path.read_text() for path in Path("/proc/self/task").glob("*/children")]
+    return frozenset(int(word) for text in lists for word in text.split())
+
+
+def _reap(pid: int, deleting: dict[int, subprocess.Popen[Any]]) -> bool:
+    """Take the end of a child, if it has ended."""
+    try:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return True
+    if ended in deleting:
+        deleting.pop(ended).returncode = os.waitstatus_to_exitcode(status)
+    return bool(ended)
 
 
 def cgroups_named(name: str) -> list[Path]:

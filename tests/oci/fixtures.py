@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from .driver import PROJECT, Config, Runtime
+from .driver import PROJECT, Config, Runtime, children
 
 PR_SET_CHILD_SUBREAPER = 36
 APPLETS = """
@@ -78,12 +78,13 @@ def lent(command: str, workspace: Path, image: Path, base_config: Config) -> Ite
     environment = {"PATH": criu_first, "HOME": "/root"}
     runtime = Runtime(command, workspace, image, base_config, environment)
     libc = ctypes.CDLL(None)
+    spared = children()
     # Containers outlive `create` and then are ours to reap, as an engine's monitor does it.
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
         yield runtime
     finally:
-        runtime.delete_everything()
+        runtime.delete_everything(spared)
         libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
     # Processes, mounts and cgroups: the check that every test of the project has.
     assert runtime.ids() == [], "state directories are left"
