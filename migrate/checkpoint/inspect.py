@@ -323,17 +323,24 @@ def _strangers(cgroup: Mapping[str, str], pids: Iterable[int]) -> list[Obstacle]
     known = set(pids)
     found = []
     for pid in groups.procs(cgroup):
-        if pid not in known:
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                name = procfs.status(pid)["Name"]
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if not _descends(pid, known):
                 found.append(
                     Obstacle(
                         verdict="warn",
-                        what=f"process {pid} ({name}) was started by `exec` and stays behind",
+                        what=f"process {pid} ({procfs.status(pid)['Name']}) was started by `exec` "
+                        "and stays behind",
                         hint="Start it again by `exec` afterwards.",
                     )
                 )
     return found
+
+
+def _descends(pid: int, known: set[int]) -> bool:
+    """Tell whether a process is one of the known, or was born below one since."""
+    while pid > 1 and pid not in known:
+        pid = int(procfs.status(pid)["PPid"])
+    return pid in known
 
 
 def _mapped(pids: Iterable[int], names: Mapping[int, str]) -> list[Obstacle]:

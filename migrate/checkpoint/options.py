@@ -235,7 +235,7 @@ def _place(mount: Mount, target: Target) -> str:
         return "/dev/null"
     if mount.kind == "masked":
         return target.masked
-    if mount.kind == "device":
+    if mount.kind == "device" and _is_below_dev(mount.destination):
         return mount.destination
     if mount.kind == "cgroup":
         return _cgroup_directory(mount, target)
@@ -246,6 +246,11 @@ def _place(mount: Mount, target: Target) -> str:
             "Add it to config.json as a bind mount.",
         )
     return place
+
+
+def _is_below_dev(path: str) -> bool:
+    """Tell whether a path that may come from another host is in /dev."""
+    return path.startswith("/dev/") and ".." not in path.split("/")
 
 
 def _cgroup_directory(mount: Mount, target: Target) -> str:

@@ -374,6 +374,28 @@ def test_closed_connections_are_restored_as_closed_where_that_is_asked(box: Make
     server.migrate("kill", server.id, "KILL")
 
 
+def test_what_exec_started_ends_and_the_container_goes_on(box: Maker) -> None:
+    counter = started(box)
+    counter.migrate("exec", "-d", counter.id, "sleep", "999")
+    eventually(lambda: len(counter.facts().obstacles) == 1, "it is there")
+    counter.checkpoint()
+    assert "was started by `exec` and stays behind" in counter.said
+    counter.restore()
+    assert goes_on(counter)
+    assert counter.facts().obstacles == ()
+
+
+def test_a_zombie_and_an_orphan_are_carried(box: Maker) -> None:
+    script = "(sleep 0.05 &) ; (sh -c 'i=0; while :; do i=$((i+1)); echo counted=$i > /status;"
+    script += " sleep 0.01; done' &) ; exec sleep 1000"
+    careless = box("sh", "-c", script)
+    careless.start()
+    eventually(lambda: careless.number("counted") > 10, "the orphan counts")
+    careless.checkpoint()
+    careless.restore()
+    assert goes_on(careless)
+
+
 def test_a_read_only_root_without_a_tmp_is_restored_as_it_was(box: Maker) -> None:
     def read_only(config: Config) -> None:
         config["root"]["readonly"] = True

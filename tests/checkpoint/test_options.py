@@ -188,6 +188,18 @@ def test_a_mount_without_a_counterpart_is_named() -> None:
         options.restore_options(bound, TARGET, Request())
 
 
+@pytest.mark.parametrize("path", ["/etc/shadow", "/dev/../etc/shadow", "/devil"])
+def test_a_device_is_one_of_this_hosts_dev(path: str) -> None:
+    for destination, is_fine in ((path, False), ("/dev/null", True)):
+        mounts = (Mount(destination=destination, kind="device"),)
+        if is_fine:
+            made = options.restore_options(replace(PLAIN, mounts=mounts), TARGET, Request())
+            assert made["external"] == ["mnt[/dev/null]:/dev/null"]
+        else:
+            with pytest.raises(UsageError, match="has no source here"):
+                options.restore_options(replace(PLAIN, mounts=mounts), TARGET, Request())
+
+
 def test_another_layout_of_control_groups_is_named() -> None:
     mount = Mount(destination="/sys/fs/cgroup/memory", kind="cgroup", controller="memory")
     with pytest.raises(UsageError, match="control groups of memory"):

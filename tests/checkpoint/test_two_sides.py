@@ -153,6 +153,32 @@ def test_a_container_moves_through_gate_and_stream(
     there.images.verify(there.images.sign_off(there.facts, criu="4.2.1"))
 
 
+def test_pipes_that_cannot_follow_lead_to_dev_null(box: Maker, criu: str, tmp_path: Path) -> None:
+    talker = box("sh", "-c", "i=0; while :; do i=$((i+1)); echo $i; echo ticks=$i >/status; done")
+    reading, writing = os.pipe()
+    talker.start(stdio=writing)
+    os.close(writing)
+    drain = threading.Thread(
+        target=lambda: [None for _ in iter(lambda: os.read(reading, 65536), b"")]
+    )
+    drain.start()
+    eventually(lambda: talker.number("ticks") > 3, "it talks")
+    with contextlib.ExitStack() as stack:
+        there = Side(stack, criu, talker, tmp_path)
+        there.restore.start()
+        images = stack.enter_context(ImageDirectory(str(tmp_path / "here"), create=True))
+        with dump_of(talker, criu, images) as dump:
+            manifest = dump.run()
+        there.restore.open_gate(there.images.receive(manifest, images.contents(manifest)))
+        there.pid = there.restore.wait()
+        before = talker.number("ticks")
+        eventually(lambda: talker.number("ticks") > before + 10, "it talks on")
+        output = f"/proc/{there.pid}/fd/1"
+        eventually(lambda: os.readlink(output).endswith("/dev/null"), "it talks to nobody")
+    drain.join()
+    os.close(reading)
+
+
 def test_an_aborted_gate_leaves_nothing(there: Side) -> None:
     there.restore.start()
     there.restore.abort()
