@@ -58,6 +58,7 @@ class TcpProxy:
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._threads: list[threading.Thread] = []
         self._closing = False
+        self._lock = threading.Lock()
         self.to_server_bytes = 0
         """Bytes forwarded to the server so far."""
         self.to_client_bytes = 0
@@ -105,8 +106,8 @@ class TcpProxy:
         self._faults.flip_at = self.to_server_bytes + count
 
     def _reset_all(self) -> None:
-        for pair in self._pairs:
-            for sock in pair:
+        with self._lock:
+            for sock in (sock for pair in self._pairs for sock in pair if sock.fileno() >= 0):
                 # Lingering for no time makes the kernel send a reset.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 _shut(sock)
@@ -130,7 +131,8 @@ class TcpProxy:
             server.settimeout(None)
             for sock in (client, server):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._pairs.append((client, server))
+            with self._lock:
+                self._pairs.append((client, server))
             self._spawn(partial(self._forward, client, server, to_server=True))
             self._spawn(partial(self._forward, server, client, to_server=False))
 
@@ -188,9 +190,10 @@ class TcpProxy:
         self._reset_all()
         for thread in self._threads:
             thread.join()
-        for pair in self._pairs:
-            for sock in pair:
-                sock.close()
+        with self._lock:
+            for pair in self._pairs:
+                for sock in pair:
+                    sock.close()
 
     def __enter__(self) -> Self:
         return self

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,3 +67,14 @@ def server_lines(sshd: Sshd) -> list[str]:
     """Return the client's configuration without its Host line, for a host of another name."""
     lines = sshd.config.read_text().splitlines()[1:]
     return [*lines, "    HostKeyAlias [127.0.0.1]:" + str(sshd.port)]
+
+
+@contextmanager
+def later(seconds: float, run: Callable[..., object], *args: object) -> Iterator[None]:
+    """Run something in that time, and at the end of the block wait until it has run."""
+    timer = threading.Timer(seconds, run, args)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()

@@ -15,7 +15,7 @@ from migrate.errors import LinkError, TransportError
 from migrate.transport.link import Link
 from migrate.transport.ssh import Program
 from tests.support.tcp_proxy import TcpProxy
-from tests.transport.session import linked, server_lines, through_proxy
+from tests.transport.session import later, linked, server_lines, through_proxy
 from tests.transport.sshd import Sshd
 
 
@@ -43,10 +43,9 @@ def test_a_link_cut_for_a_while_goes_on_as_if_nothing_was(sshd: Sshd, program: P
         linked(options, program, silence_seconds=4) as link,
     ):
         proxy.limit(20_000_000)
-        threading.Timer(0.3, proxy.stall).start()
-        threading.Timer(1.8, proxy.resume).start()
         before = time.monotonic()
-        send(link, data)
+        with later(0.3, proxy.stall), later(1.8, proxy.resume):
+            send(link, data)
         assert time.monotonic() - before > 1.5
 
 
@@ -68,9 +67,8 @@ def test_a_link_that_is_gone_fails_everybody_in_time(
 
         waiting = threading.Thread(target=wait_in_a_call)
         waiting.start()
-        threading.Timer(0.2, getattr(proxy, fault)).start()
         before = time.monotonic()
-        with pytest.raises(TransportError):
+        with later(0.2, getattr(proxy, fault)), pytest.raises(TransportError):
             send_for_ever(link)
         waiting.join(5)
         assert time.monotonic() - before < 4
@@ -83,9 +81,11 @@ def test_a_link_that_is_gone_fails_everybody_in_time(
 def test_an_agent_killed_at_work_is_noticed_at_once(sshd: Sshd, program: Program) -> None:
     with linked(sshd.options, program) as link:
         pid = link.call("pid", None, 10)
-        threading.Timer(0.3, os.kill, (pid, signal.SIGKILL)).start()
         before = time.monotonic()
-        with pytest.raises(LinkError, match="server: ") as raised:
+        with (
+            later(0.3, os.kill, pid, signal.SIGKILL),
+            pytest.raises(LinkError, match="server: ") as raised,
+        ):
             send_for_ever(link)
         assert time.monotonic() - before < 4
         assert "\n" not in str(raised.value)
