@@ -28,6 +28,8 @@ from migrate.runtime.launch import new_record, read_config, take_back, write_con
 from migrate.runtime.spec.decoding import decode
 from migrate.runtime.spec.validation import validate
 
+_UNFINISHED = ".unfinished"
+
 if TYPE_CHECKING:
     from migrate.runtime.spec.model import Spec
     from migrate.runtime.state import Record, Store
@@ -64,7 +66,8 @@ def checkpoint(
     Whatever fails, the container goes on as it did.
 
     Args:
-        image_path: directory for the images; made if missing, else without images.
+        image_path: directory for the images; those that are there are replaced, once
+            the new ones are complete.
         criu: what the user named, see `find_criu`.
         work_path: directory of CRIU's log, that of the images if None.
 
@@ -86,8 +89,8 @@ def checkpoint(
                 facts = inspect(record, decode(file.read(), path))
             refuse_obstacles(facts)
             os.umask(0o077)
-            with ImageDirectory(image_path, create=True) as images:
-                manifest = _dump(program, record, facts, request, images, work_path)
+            with ImageDirectory(image_path, create=True, replace=True) as images:
+                manifest = _checkpoint_into(images, program, record, facts, request, work_path)
         if not request.leave_running:
             from migrate.runtime.delete import delete
 
@@ -160,6 +163,43 @@ def refuse_obstacles(facts: Facts) -> None:
                 f'container "{facts.container_id}" cannot be checkpointed: {each.what}', each.hint
             )
         emit(Finding(check="checkpoint", verdict="warn", message=each.what, hint=each.hint))
+
+
+def _checkpoint_into(
+    images: ImageDirectory,
+    criu: str,
+    record: Record,
+    facts: Facts,
+    request: Request,
+    work_path: str | None,
+) -> Manifest:
+    """Dump into a directory that may hold an older checkpoint."""
+    if not images.names():
+        return _dump(criu, record, facts, request, images, work_path)
+    unfinished = f"{images.path}/{_UNFINISHED}"
+    _clear_unfinished(unfinished)
+    with ImageDirectory(unfinished, create=True) as newer:
+        try:
+            manifest = _dump(criu, record, facts, request, newer, work_path or images.path)
+        except BaseException:
+            os.rmdir(unfinished)
+            raise
+        images.take_over(newer)
+    return manifest
+
+
+def _clear_unfinished(path: str) -> None:
+    """Remove what a checkpoint that was killed left; plain files only, and no further."""
+    try:
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        for name in os.listdir(directory):
+            os.unlink(name, dir_fd=directory)
+    finally:
+        os.close(directory)
+    os.rmdir(path)
 
 
 def _dump(

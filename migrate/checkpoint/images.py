@@ -120,13 +120,13 @@ class ImageDirectory:
 
     Args:
         path: where it is.
-        create: make it, 0700; one that exists must hold no images.
+        create: make it, 0700; one that exists must hold no images, unless `replace`.
 
     Attributes:
         descriptor: of the directory, for CRIU (`images_dir_fd`).
     """
 
-    def __init__(self, path: str, *, create: bool = False) -> None:
+    def __init__(self, path: str, *, create: bool = False, replace: bool = False) -> None:
         self.path = os.path.abspath(path)
         try:
             if create:
@@ -139,7 +139,7 @@ class ImageDirectory:
             ) from None
         if create:
             left = [name for name in self.names() if not name.startswith("parent")]
-            if left:
+            if left and not replace:
                 self.close()
                 raise ImageError(
                     f"image directory {self.path} already holds images, such as {left[0]}",
@@ -222,6 +222,17 @@ class ImageDirectory:
             os.chown(name, -1, os.getegid(), dir_fd=self.descriptor, follow_symlinks=False)
         os.fchmod(self.descriptor, 0o700)
         os.fchown(self.descriptor, -1, os.getegid())
+
+    def take_over(self, other: ImageDirectory) -> None:
+        """Replace the images here by those of a directory inside this one, which goes.
+
+        What is here stays until the others are complete. A cut in between leaves a
+        manifest that does not fit, which is refused.
+        """
+        self.clear()
+        for name in (*other.names(), MANIFEST):
+            os.rename(name, name, src_dir_fd=other.descriptor, dst_dir_fd=self.descriptor)
+        os.rmdir(other.path)
 
     def clear(self) -> None:
         """Remove what a dump that failed has written; logs stay."""

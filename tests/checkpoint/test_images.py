@@ -194,6 +194,41 @@ def test_streamed_memory_is_vouched_for_by_its_stream(tmp_path: Path) -> None:
 
 
 @pytest.mark.criu
+def test_a_newer_checkpoint_replaces_an_older_one_when_it_is_complete(box: Maker) -> None:
+    counter = box("sleep", "1000")
+    counter.start()
+    counter.checkpoint("--leave-running")
+    (counter.images / "left-over.img").write_bytes(b"of another")
+    (counter.images / ".unfinished").mkdir()
+    (counter.images / ".unfinished" / "core-1.img").write_bytes(b"of one that was killed")
+    before = (counter.images / MANIFEST).read_bytes()
+    assert counter.checkpoint("--leave-running", "--network-lock", "bogus", check=False) == 1
+    assert (counter.images / MANIFEST).read_bytes() == before
+    counter.checkpoint()
+    assert (counter.images / MANIFEST).read_bytes() != before
+    assert sorted(path.suffix for path in counter.images.iterdir() if path.is_dir()) == []
+    counter.restore()
+    assert counter.status == "running"
+
+
+@pytest.mark.criu
+def test_an_older_checkpoint_outlives_a_failed_newer_one(box: Maker) -> None:
+    counter = box("sleep", "1000")
+    counter.start()
+    counter.checkpoint("--leave-running")
+    wrong = counter.folder / "criu"
+    wrong.write_text("#!/bin/sh\nexit 3\n")
+    wrong.chmod(0o755)
+    at_first = {path.name: path.read_bytes() for path in counter.images.glob("*.img")}
+    arguments = ("checkpoint", "--image-path", str(counter.images), counter.id)
+    assert counter.migrate("--criu", str(wrong), *arguments, check=False) == 1
+    assert {path.name: path.read_bytes() for path in counter.images.glob("*.img")} == at_first
+    assert counter.status == "running"
+    counter.delete()
+    counter.restore()
+
+
+@pytest.mark.criu
 def test_a_damaged_checkpoint_never_reaches_criu(box: Maker) -> None:
     counter = box("sleep", "1000")
     counter.start()
