@@ -77,6 +77,21 @@ def test_a_counter_goes_on_where_it_stopped(counter: Container, images: Path) ->
     counter.wait_until("stopped")
 
 
+def test_a_process_that_sleeps_goes_on_sleeping(runtime: Runtime, images: Path) -> None:
+    bundle = runtime.bundle("sh", "-c", "exec sleep 10000 > /dev/null 2>&1")
+    container = Container(runtime, runtime.new_id(), bundle, bundle.path / "output")
+    nowhere = Path(os.devnull)
+    runtime.ok("run", "--detach", "--bundle", str(bundle.path), container.id, output=nowhere)
+    pid = container.pid
+    checkpoint(container, images)
+    os.waitpid(pid, 0)
+    runtime("delete", container.id)
+    restore(container, images)
+    # Its sleep was interrupted by the freeze: it must not take that for its end.
+    assert "sleep 10000" in container.exec("ps", "-o", "args")
+    assert container.status == "running"
+
+
 def test_leave_running_leaves_it_running(counter: Container, images: Path) -> None:
     pid = counter.pid
     checkpoint(counter, images, "--leave-running")
