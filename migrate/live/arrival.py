@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MIGRATIONS = ".migrations"
 CONFIG = "config.json"
 ROOTFS = "rootfs"
+RESERVE_BYTES = 256 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +145,8 @@ def make(place: Place, config: bytes, resources: Mapping[str, Any] | None) -> No
         _keep_in_memory(place.work)
         os.mkdir(place.images, 0o700)
         os.makedirs(place.rootfs, 0o755, exist_ok=True)
+        with open(_reserve(place), "wb") as file:
+            file.write(bytes(RESERVE_BYTES))
         guard.mark_bundle(place.bundle, place.container_id, whole=False)
         replace_file(f"{place.bundle}/{CONFIG}", config)
     except OSError as error:
@@ -152,6 +155,20 @@ def make(place: Place, config: bytes, resources: Mapping[str, Any] | None) -> No
             "Make room, or give another folder with --bundle.",
         ) from error
     cgroup.create(place.cgroup, dict(resources or {}))
+
+
+def _reserve(place: Place) -> str:
+    """Return the file that keeps room for the record, beside the records."""
+    return f"{place.work}.reserve"
+
+
+def free_reserve(place: Place) -> None:
+    """Make the room that the record of a container that has arrived needs.
+
+    After the commit nothing may fail for want of it.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_reserve(place))
 
 
 def undo(store: Store, place: Place, network: Mapping[str, Any] | None) -> None:
@@ -206,6 +223,7 @@ def remove_images(place: Place) -> None:
         if error.errno not in (errno.EINVAL, errno.ENOENT):  # gone already
             raise
     remove_tree(place.work)
+    free_reserve(place)
     with contextlib.suppress(OSError):  # another migration's folder is beside it
         os.rmdir(os.path.dirname(place.work))
 

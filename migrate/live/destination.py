@@ -255,6 +255,7 @@ class Destination:
     def _settle(self, journal: Journal, place: Place) -> None:
         """Make it a container like any other here."""
         store = self._settings.store
+        arrival.free_reserve(place)
         pid, start_ticks = journal.fact("pid"), journal.fact("pid_start_ticks")
         kept = journal.fact("record")
         record: Record = {

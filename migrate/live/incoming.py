@@ -26,6 +26,7 @@ from migrate.checkpoint.images import MANIFEST, ImageDirectory, Manifest
 from migrate.checkpoint.locate import find_criu
 from migrate.checkpoint.page_store import PageStore
 from migrate.checkpoint.pages import StreamSummary
+from migrate.checkpoint.reserve import Reserve
 from migrate.checkpoint.restore import Restore
 from migrate.errors import ImageError, ProtocolError
 from migrate.events import Log, emit
@@ -108,6 +109,7 @@ class Incoming:
         self._spec = decode(announced.config, "config.json of the source")
         self._stack = contextlib.ExitStack()
         self._images: ImageDirectory | None = None
+        self._reserve: Reserve | None = None
         self._network: Built | None = None
         self._restorer: Restorer | None = None
         self._restore: Restore | None = None
@@ -151,7 +153,11 @@ class Incoming:
         self._network = self._stack.enter_context(build(self.announced.network, record))
         for setting in self._network.left_out:
             emit(Log(level="warning", message=f"setting {setting} is not known here"))
-        self._images = self._stack.enter_context(ImageDirectory(self.place.images, create=True))
+        images = self._stack.enter_context(ImageDirectory(self.place.images, create=True))
+        self._images = images
+        self._reserve = Reserve.of(images.descriptor, self.announced.facts)
+        self._stack.callback(self._reserve.close)
+        self._reserve.start()
         self._files = Work("files", self._take_files)
         self._files.start()
 
@@ -274,7 +280,7 @@ class Incoming:
                 pass
 
     def _take_memory(self) -> None:
-        store = PageStore(self._opened().descriptor)
+        store = PageStore(self._opened().descriptor, reserve=self._reserve)
         try:
             with self._linked().accept_stream("memory") as stream:
                 for chunk in stream:

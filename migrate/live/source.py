@@ -290,6 +290,15 @@ class Migration:
         if self._was_told:
             self.enter(Phase.DONE)
             self.journal.remove()
+            return
+        container_id = self.order.container_id
+        emit(
+            Log(
+                level="warning",
+                message=f"{self.order.way.host} runs it, and could not be told that all is "
+                f"well: run `migrate recover {container_id}` once it can be reached",
+            )
+        )
 
     # What the frozen part asks for.
 

@@ -98,7 +98,8 @@ class StopCopy:
                 migration=run.migration,
             ) as dump:
                 self._dump = dump
-                self._sync = Work("frozen-files", lambda: self._sync_files(mapped))
+                is_last = not self._facts.has_remapped_links
+                self._sync = Work("frozen-files", lambda: self._sync_files(mapped, last=is_last))
                 run.journal.intend(Phase.FROZEN, stamp("criu", dump.criu_pid))
                 try:
                     dump.run(
@@ -165,6 +166,8 @@ class StopCopy:
         sending.start()
         try:
             run.transfers["rootfs again"] = self._sync.result()
+            if self._facts.has_remapped_links:
+                self._sync_files(set(), last=True)
             answer = self._link.call("restore", {"manifest": manifest.encode().decode()})
         finally:
             sending.end()
@@ -186,11 +189,16 @@ class StopCopy:
                 stream.give(memoryview(chunk))
         return Bytes(stream.raw_bytes, stream.wire_bytes)
 
-    def _sync_files(self, mapped: set[Held]) -> Bytes:
-        """Send what changed since the files were sent; beside the dump."""
+    def _sync_files(self, mapped: set[Held], *, last: bool) -> Bytes:
+        """Send what changed since the files were sent; beside the dump.
+
+        Args:
+            last: no other pass follows. One does where CRIU itself gives files names
+                that had lost theirs (`link_remap`): those must go along.
+        """
         tasks = cgroup.procs(self._run.record["cgroup"])
         sent = self._tree.run(
-            frozen=True,
+            frozen=last,
             mapped=mapped | shared_mappings(tasks),
             writing=open_for_writing(tasks),
         )
