@@ -31,7 +31,6 @@ def run(call: Call) -> int:
         bundle=call.text("bundle") or None,
         criu=str(call.globals["criu"] or "") or None,
         bridges=dict(map(_pair, call.texts("bridge"))),
-        keep=call.has("keep"),
     )
     with showing(json=call.has("json")):
         migrate(order)

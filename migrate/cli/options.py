@@ -176,8 +176,6 @@ _LIVE = (
         "HERE=THERE",
     ),
     *_REACH,
-    Option("level", "of compression: auto, or 0 to 9", TEXT, "auto", "N"),
-    Option("keep", "keep the images on both hosts"),
     _JOURNAL,
     _JSON,
 )

@@ -72,7 +72,6 @@ class Order:
         bundle: path over there; as here if None.
         criu: as given by --criu.
         bridges: those the container is on, and what stands for them over there.
-        keep: leave the images in place.
     """
 
     container_id: str
@@ -82,7 +81,6 @@ class Order:
     bundle: str | None
     criu: str | None
     bridges: Mapping[str, str] = field(default_factory=dict)
-    keep: bool = False
 
 
 def migrate(order: Order) -> dict[str, Any]:
