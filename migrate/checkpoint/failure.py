@@ -24,7 +24,8 @@ _LOG_TAIL_BYTES = 1 << 20
 _HARMLESS = re.compile(
     r"RLIMIT_NOFILE for self|TCP_CORK|TCP_NODELAY|Dumping FAILED|Restoring FAILED|"
     r"script (?:error|ret code|failed)|Aborting (?:restore|dump) due|Killing processes because|"
-    r"Unable to wait|kdat cache|Can't load kdat|PAGEMAP_SCAN"
+    r"Unable to wait|kdat cache|Can't load kdat|PAGEMAP_SCAN|Unable to create tun|"
+    r"cgroupd: recv req"
 )
 
 

@@ -9,6 +9,7 @@ import pytest
 from migrate.checkpoint.failure import explain
 
 NOISE = (
+    "(00.006) Error (criu/tun.c:85): tun: Unable to create tun: Operation not permitted\n"
     "(00.007) Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for self: Operation"
     " not permitted\n"
 )
