@@ -110,9 +110,11 @@ def reserve(store: Store, place: Place, annotations: Mapping[str, str]) -> None:
 
     Raises:
         ContainerExists: it is a container's.
+        CgroupError: its control group is somebody else's.
     """
     with store.lock(place.container_id, command="migrate agent", create=True):
         store.reserve(place.container_id)
+        cgroup.refuse_occupied(place.cgroup)
         guard.put(store, place.container_id, f"from {place.source}")
         record: Record = {
             "schema_version": 1,

@@ -230,6 +230,8 @@ class Incoming:
     def close(self) -> None:
         """Let go of CRIU and of what was opened; what runs, runs on."""
         if self._restorer is not None:
+            if self._network is not None and self._restorer.has_resumed:
+                self._network.switches.announce()  # the first one may have been lost
             problem = self._restorer.finish()
             if problem is not None:
                 emit(Log(level="warning", message=f"network: {problem.message}"))

@@ -136,6 +136,13 @@ def _of_container(facts: Facts, plan: Plan) -> Iterator[Finding]:
             f"a UNIX socket is connected to somebody outside the container: {peer}",
             "Close the connection; the process at its other end stays on this host.",
         )
+    if facts.terminal:
+        yield finding(
+            "stdio",
+            "refuse",
+            "the container has a terminal, whose other end is held by a process on this host",
+            'Set "terminal": false in config.json: a terminal cannot follow yet.',
+        )
     for each in facts.stdio:
         yield from _stdio(each)
     if facts.network.kind != "host":
@@ -183,20 +190,21 @@ def _stdio(each: Stdio) -> Iterator[Finding]:
     name = {0: "standard input", 1: "standard output", 2: "standard error"}.get(
         each.descriptor, f"descriptor {each.descriptor}"
     )
-    if each.kind == "pipe":
+    if each.kind == "terminal":
         yield finding(
             "stdio",
-            "warn",
-            f"{name} of the container is a pipe to a process on this host, which stays here",
-            "Let the container write to a file of its own.",
+            "refuse",
+            f"{name} of the container is {each.path}, a terminal of this host",
+            "Start it with `</dev/null >FILE 2>&1`, or give it a terminal of its own.",
         )
-    else:
-        yield finding(
-            "stdio",
-            "warn",
-            f"{name} of the container is {each.path}, a {each.kind} of this host",
-            "It is opened on the other host by the same path, if it is there.",
-        )
+        return
+    what = "a pipe to a process" if each.kind == "pipe" else f"{each.path}, a file"
+    yield finding(
+        "stdio",
+        "warn",
+        f"{name} of the container is {what} of this host, and becomes /dev/null over there",
+        "Let the container write to a file of its own.",
+    )
 
 
 def _host_connection(connection: Connection) -> Iterator[Finding]:

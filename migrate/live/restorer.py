@@ -64,6 +64,11 @@ class Restorer:
         self._unlinked: MigrateError | None = None
         self._watcher = threading.Thread(target=self._watch, name="restore-end", daemon=True)
 
+    @property
+    def has_resumed(self) -> bool:
+        """Whether it runs."""
+        return self._resumed_at > 0
+
     def start(self) -> None:
         """Begin; CRIU may have to wait for its images."""
         self._restore.start(

@@ -232,6 +232,42 @@ def test_a_container_that_does_not_run_is_refused(container: Moved) -> None:
     assert "does not exist" in unknown.stderr
 
 
+def test_a_container_with_a_terminal_is_refused_before_anything_is_touched(
+    unmade: Moved,
+) -> None:
+    """Its other end stays here; hung up over there, a shell would end."""
+    unmade.create()
+    host = unmade.host1
+    host.run(["migrate", "delete", "--force", ID])
+    ours, theirs = pty.openpty()
+    command = ["migrate", "run", "-d", "--bundle", BUNDLE, ID]
+    with host.popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        assert process.wait() == 0
+    os.close(theirs)
+    done = unmade.live(check=False)
+    os.close(ours)
+    assert done.returncode == 1
+    assert "a terminal of this host" in done.stderr
+    assert unmade.where() == ["host1"]
+    assert not unmade.leftovers()
+
+
+def test_a_pipe_as_standard_output_becomes_the_null_device_over_there(unmade: Moved) -> None:
+    unmade.create()
+    host = unmade.host1
+    host.run(["migrate", "delete", "--force", ID])
+    ours, theirs = os.pipe()
+    with host.popen(["migrate", "run", "-d", "--bundle", BUNDLE, ID], stdout=theirs) as process:
+        assert process.wait() == 0
+    os.close(theirs)
+    done = unmade.live()
+    os.close(ours)
+    assert "becomes /dev/null over there" in done.stderr
+    moved_pid = json.loads(unmade.host2.run(["migrate", "state", ID]).stdout)["pid"]
+    link = unmade.host2.run(["readlink", f"/proc/{moved_pid}/fd/1"]).stdout
+    assert link == "/dev/null\n"
+
+
 # --- what comes between ---
 
 

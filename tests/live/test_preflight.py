@@ -142,6 +142,12 @@ def test_kernel_and_criu_flags_that_programs_cannot_use_do_not_matter() -> None:
             "warn",
             "descriptor 7 of the container is /var/log/c",
         ),
+        (
+            {"stdio": (Stdio(descriptor=0, kind="terminal", key="x", path="/dev/pts/3"),)},
+            "refuse",
+            "standard input of the container is /dev/pts/3, a terminal of this host",
+        ),
+        ({"terminal": True}, "refuse", "the container has a terminal"),
     ],
 )
 def test_what_of_the_container_cannot_follow_is_named(

@@ -1,0 +1,337 @@
+"""The small parts of a migration: its report, its lines, its doors, its signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from migrate.cli import showing
+from migrate.errors import LinkError, MigrationError, PeerError, ProtocolError, Refused
+from migrate.events import Finding, Log, PhaseEntered, Progress
+from migrate.live import guard, inbox, report
+from migrate.live.inbox import Call, Inbox, LinkGone
+from migrate.live.interruption import Interrupted, Interruptions
+from migrate.live.phases import (
+    DESTINATION_NEXT,
+    MESSAGES,
+    SOURCE_NEXT,
+    Landing,
+    Phase,
+    may_follow,
+    phase_of,
+)
+from migrate.live.reach import Way
+from migrate.live.report import Bytes, Timeline
+from migrate.live.restorer import Restorer
+from migrate.live.wire import Fields
+from migrate.live.work import Work
+from migrate.transport.channel import channel_pair
+from migrate.transport.link import Link
+
+# --- phases ---
+
+
+def test_only_the_source_s_first_four_phases_can_be_rolled_back() -> None:
+    allowed = {before for before, after in SOURCE_NEXT.items() if Phase.ROLLED_BACK in after}
+    assert allowed == {None, Phase.PREPARED, Phase.COPYING, Phase.FROZEN, Phase.SENT}
+    assert not SOURCE_NEXT[Phase.DONE] | SOURCE_NEXT[Phase.ROLLED_BACK]
+
+
+def test_a_destination_that_was_told_is_never_discarded() -> None:
+    for reached in (Landing.COMMITTED, Landing.ACTIVE):
+        assert Landing.DISCARDED not in DESTINATION_NEXT[reached]
+        assert reached not in MESSAGES["discard"].after
+
+
+def test_no_phase_of_one_side_follows_one_of_the_other() -> None:
+    assert not may_follow(Phase.PREPARED, Landing.RESERVED)
+    assert not may_follow(Landing.HELD, Phase.COMMITTED)
+    with pytest.raises(ValueError, match="HELD"):
+        phase_of("source", "HELD")
+
+
+# --- report ---
+
+
+def test_the_downtime_is_put_together_from_two_clocks_and_half_a_round_trip() -> None:
+    timeline = Timeline(started=100.0)
+    timeline.marks = {"freeze": 101.0, "committed": 101.5, "active": 101.6}
+    built = report.build(
+        timeline,
+        container="c",
+        migration="m",
+        hosts=("a", "b"),
+        round_trips=[0.5, 0.02, 0.04],
+        resume_seconds=0.03,
+        transfers={"memory": Bytes(10, 5)},
+        wire_bytes=7,
+    )
+    assert built["downtime_seconds"] == pytest.approx(0.5 + 0.01 + 0.03)
+    assert built["downtime_at_most_seconds"] == pytest.approx(0.6)
+    assert [each["mark"] for each in built["time_line"]] == ["freeze", "committed", "active"]
+    text = showing.report_text(built)
+    assert "c moved from a to b by stop-copy" in text
+    assert "540.0 ms, at most 600.0 ms" in text
+
+
+def test_a_mark_counts_once() -> None:
+    timeline = Timeline()
+    timeline.mark("x")
+    first = timeline.marks["x"]
+    timeline.mark("x")
+    assert timeline.marks["x"] == first
+    assert timeline.between("x", "y") is None
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (PhaseEntered(side="source", phase="FROZEN"), "source: FROZEN"),
+        (PhaseEntered(side="destination", phase="HELD", host="b"), "destination (b): HELD"),
+        (Finding(check="x", verdict="ok", message="fine"), ""),
+        (Finding(check="x", verdict="warn", message="m", hint="H."), "note: m (H.)"),
+        (Finding(check="x", verdict="refuse", message="m"), "refused: m"),
+        (Log(level="info", message="m"), "m"),
+        (Log(level="warning", message="m"), "warning: m"),
+        (Log(level="debug", message="m"), ""),
+        (Progress(step="memory", done_bytes=1), ""),
+    ],
+)
+def test_each_event_has_its_line(event: Any, line: str) -> None:
+    assert showing.line_of(event) == line
+
+
+def test_sizes_are_said_as_people_say_them() -> None:
+    sizes = (0, 1023, 1024, 1536, 5 << 30)
+    assert [showing._size(size) for size in sizes] == [
+        "0 B",
+        "1023 B",
+        "1.0 KiB",
+        "1.5 KiB",
+        "5.0 GiB",
+    ]
+
+
+# --- values from the other side ---
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda fields: fields.text("number"),
+        lambda fields: fields.text("absent"),
+        lambda fields: fields.text("nul"),
+        lambda fields: fields.number("claim"),
+        lambda fields: fields.number("negative"),
+        lambda fields: fields.claim("number"),
+        lambda fields: fields.object("text"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(ask: Callable[[Fields], object]) -> None:
+    value = {"number": 1, "text": "x", "claim": True, "negative": -1, "nul": "a\0b"}
+    with pytest.raises(ProtocolError, match="m: "):
+        ask(Fields("m", value))
+
+
+def test_a_call_with_no_object_is_refused() -> None:
+    with pytest.raises(ProtocolError):
+        Fields("m", ["x"])
+    assert Fields("m", None).optional_text("x") is None
+
+
+def test_the_way_to_a_host_survives_a_journal() -> None:
+    way = Way(target="root@b:22", agent=("migrate", "--root", "/x", "agent"), identity="/k")
+    assert Way.from_json(way.to_json()) == way
+    assert way.host == "b"
+    with pytest.raises(MigrationError):
+        Way.from_json({"agent": ["x"], "nonsense": 1})
+
+
+# --- the agent's two doors ---
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Any:
+    box = Inbox()
+    box.listen(str(tmp_path))
+    yield box
+    box.stop_listening()
+
+
+def test_a_later_agent_is_answered_at_the_door_in_the_folder(served: Inbox, tmp_path: Path) -> None:
+    asked = Work("ask", lambda: inbox.ask(str(tmp_path), "status", {"container": "c"}, 5))
+    asked.start()
+    call = served.take()
+    assert isinstance(call, Call)
+    assert (call.method, call.value, call.from_link) == ("status", {"container": "c"}, False)
+    call.answer({"reached": "HELD"})
+    assert asked.result() == {"reached": "HELD"}
+
+
+def test_an_error_comes_through_the_door_as_what_it_is(served: Inbox, tmp_path: Path) -> None:
+    asked = Work("ask", lambda: inbox.ask(str(tmp_path), "commit", None, 5))
+    asked.start()
+    call = served.take()
+    assert isinstance(call, Call)
+    call.refuse(Refused("no", "Ask again."))
+    with pytest.raises(PeerError) as caught:
+        asked.result()
+    assert (caught.value.code, caught.value.hint) == ("refused", "Ask again.")
+
+
+def test_nonsense_at_the_door_is_turned_away(served: Inbox, tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(tmp_path / inbox.SOCKET))
+        connection.sendall(b"[1]\n")
+        assert connection.recv(10) == b""
+    assert served is not None
+
+
+def test_a_door_that_is_not_there_is_a_broken_link(tmp_path: Path) -> None:
+    with pytest.raises(LinkError):
+        inbox.ask(str(tmp_path), "status", None, 1)
+
+
+def test_the_link_s_end_is_the_last_thing_it_says() -> None:
+    ours, theirs = channel_pair()
+    box = Inbox()
+    with Link(ours, "source") as source, Link(theirs, "destination") as destination:
+        greeting = Work("greet", destination.handshake)
+        greeting.start()
+        source.handshake()
+        greeting.result()
+        box.follow(destination)
+        asked = Work("call", lambda: source.call("ping", None, 5))
+        asked.start()
+        call = box.take()
+        assert isinstance(call, Call)
+        assert call.from_link
+        call.answer("pong")
+        assert asked.result() == "pong"
+        source.close()
+        assert isinstance(box.take(), LinkGone)
+
+
+# --- signals ---
+
+
+def test_a_signal_raises_once_and_then_is_only_noted() -> None:
+    with Interruptions() as interruptions:
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        interruptions.defer()
+
+
+def test_a_deferred_signal_is_let_pass() -> None:
+    with Interruptions() as interruptions:
+        interruptions.defer()
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+
+
+# --- a restore that is held ---
+
+
+class Restore:
+    """Asks as CRIU does, from a thread of its own."""
+
+    def __init__(self, answers: list[bool], *, fails: bool = False) -> None:
+        self.answers = answers
+        self._fails = fails
+        self._thread = threading.Thread()
+
+    def start(self, handlers: Any) -> None:
+        from migrate.checkpoint.session import Notification
+
+        def run() -> None:
+            for script in (
+                *("setup-namespaces", "post-restore", "network-unlock"),
+                *("pre-resume", "post-resume"),
+            ):
+                if self._fails:
+                    return
+                agreed = handlers[script](Notification(script, 7))
+                self.answers.append(agreed)
+                if not agreed:
+                    return
+
+        self._thread = threading.Thread(target=run)
+        self._thread.start()
+
+    def wait(self) -> int:
+        self._thread.join()
+        if self._fails or not self.answers[-1]:
+            raise MigrationError("refused")
+        return 7
+
+    def abort(self) -> None:
+        return
+
+
+def test_nothing_runs_and_no_link_comes_up_before_it_is_let_go() -> None:
+    answers: list[bool] = []
+    done: list[str] = []
+    restorer = Restorer(
+        Restore(answers), connect=lambda: done.append("up"), pause=lambda: done.append("paused")
+    )
+    restorer.start()
+    assert restorer.wait_held() == 7
+    time.sleep(0.02)
+    assert (done, restorer.has_resumed) == ([], False)
+    assert restorer.let_go() > 0
+    assert restorer.finish() is None
+    assert done == ["up", "paused"]
+
+
+def test_what_is_refused_never_runs() -> None:
+    answers: list[bool] = []
+    done: list[str] = []
+    restorer = Restorer(Restore(answers), connect=lambda: done.append("up"), pause=None)
+    restorer.start()
+    restorer.wait_held()
+    restorer.refuse()
+    assert answers == [True, False]
+    assert done == []
+
+
+def test_a_restore_that_fails_says_why_to_who_waits_for_it() -> None:
+    restorer = Restorer(Restore([], fails=True), connect=lambda: None, pause=None)
+    restorer.start()
+    with pytest.raises(MigrationError, match="refused"):
+        restorer.wait_held()
+    restorer.finish()
+
+
+def test_a_link_that_does_not_come_up_stops_nobody() -> None:
+    def fail() -> None:
+        raise MigrationError("no link")
+
+    restorer = Restorer(Restore([]), connect=fail, pause=None)
+    restorer.start()
+    restorer.wait_held()
+    restorer.let_go()
+    problem = restorer.finish()
+    assert problem is not None
+    assert problem.message == "no link"
+
+
+# --- marks ---
+
+
+def test_a_bundle_belongs_to_the_container_that_left_it(tmp_path: Path) -> None:
+    assert not guard.was_left_by(str(tmp_path), "a")
+    guard.mark_bundle(str(tmp_path), "a", whole=True)
+    assert guard.was_left_by(str(tmp_path), "a")
+    assert not guard.was_left_by(str(tmp_path), "b")
+    (tmp_path / guard.MARK).write_text("nonsense")
+    assert not guard.was_left_by(str(tmp_path), "a")
