@@ -141,6 +141,7 @@ def restore(
             with store.lock(container_id, create=True, command="restore"):
                 directory = store.reserve(container_id)
                 record = new_record(container_id, spec, bundle)
+                cgroup.refuse_occupied(record["cgroup"])
                 record["terminal"] = manifest.facts.terminal
                 try:
                     write_config(directory, config)

@@ -175,6 +175,7 @@ def create(
         with store.lock(container_id, create=True, command="create"):
             directory = store.reserve(container_id)
             record = new_record(container_id, spec, bundle)
+            cgroup.refuse_occupied(record["cgroup"])
             try:
                 write_config(directory, options.config or read_config(bundle))
                 store.save(record)

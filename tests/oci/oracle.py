@@ -24,6 +24,7 @@ NOT_RUNC: dict[str, str] = {
     "test_a_device_that_makes_no_sense_is_refused[device1]": "takes a device without a path",
     "test_a_hook_reads_the_state_on_its_standard_input[poststart-running]": _EARLY,
     "test_a_poststart_hook_that_fails_stops_the_container": _EARLY,
+    "test_a_create_into_the_cgroup_of_another_is_refused_and_leaves_it_alone": "only warns",
     "test_all_six_kinds_run_in_the_order_of_the_spec": _EARLY,
     "test_the_domainname_is_the_configs": "knows no domainname (it came with 1.1 of the spec)",
 }

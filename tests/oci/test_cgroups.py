@@ -163,3 +163,18 @@ def test_two_containers_do_not_share_a_cgroup(runtime: Runtime) -> None:
     assert read(second, "pids", "cgroup.procs") == str(second.pid)
     first("delete --force")
     assert second.status == "created"
+
+
+def test_a_create_into_the_cgroup_of_another_is_refused_and_leaves_it_alone(
+    runtime: Runtime,
+) -> None:
+    first = runtime.create()
+
+    def change(config: Config) -> None:
+        config["linux"]["cgroupsPath"] = f"/{first.id}"
+
+    bundle = runtime.bundle(change=change)
+    error = runtime.refuses("create", "--bundle", str(bundle.path), runtime.new_id())
+    assert "not empty" in error
+    assert runtime.ids() == [first.id]
+    assert first.status == "created"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from migrate.runtime.cgroup.freezer import freeze, frozen_state, thaw
     from migrate.runtime.cgroup.hierarchy import Hierarchy, directory_of, hierarchies, resolve
     from migrate.runtime.cgroup.limits import create, update
-    from migrate.runtime.cgroup.tree import add, destroy, exists, kill, procs
+    from migrate.runtime.cgroup.tree import add, destroy, exists, kill, procs, refuse_occupied
 
 __all__ = [
     "Hierarchy",
@@ -43,6 +43,7 @@ __all__ = [
     "hierarchies",
     "kill",
     "procs",
+    "refuse_occupied",
     "resolve",
     "stats",
     "thaw",
@@ -61,6 +62,7 @@ _MODULES = {
     "hierarchies": "hierarchy",
     "kill": "tree",
     "procs": "tree",
+    "refuse_occupied": "tree",
     "resolve": "hierarchy",
     "stats": "counters",
     "thaw": "freezer",

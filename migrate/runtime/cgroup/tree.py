@@ -44,6 +44,20 @@ def make(paths: Mapping[str, str]) -> None:
             _make_cpuset(directory)
         else:
             _makedirs(directory)
+    refuse_occupied(paths)
+    if freezer.frozen_state(paths) != "THAWED":
+        freezer.thaw(paths)  # what a killed command left; nobody is in it
+
+
+def refuse_occupied(paths: Mapping[str, str]) -> None:
+    """Refuse control groups that somebody else's processes are in.
+
+    To be asked before a record names them: what is left of a container that could not
+    be made is killed by its record.
+
+    Raises:
+        CgroupError: there are some.
+    """
     strangers = procs(paths)
     if strangers:
         raise CgroupError(
@@ -51,8 +65,6 @@ def make(paths: Mapping[str, str]) -> None:
             f"{len(strangers)} processes are in it",
             "Give the container a cgroupsPath of its own.",
         )
-    if freezer.frozen_state(paths) != "THAWED":
-        freezer.thaw(paths)  # what a killed command left; nobody is in it
 
 
 def add(paths: Mapping[str, str], pid: int) -> None:
