@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from migrate.checkpoint import failure, options, sleepers, version
+from migrate.checkpoint import failure, options, reopening, sleepers, version
 from migrate.checkpoint.facts import Facts
 from migrate.checkpoint.fence import Fence
 from migrate.checkpoint.images import ImageDirectory, Manifest
@@ -81,6 +81,7 @@ class Dump:
         self._pages = pages
         self._migration = migration
         self._core_message = sleepers.preload()
+        self._file_message = reopening.preload()
         self._work = work_directory or images.path
         self._work_descriptor = os.open(self._work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._session = Session(
@@ -121,6 +122,7 @@ class Dump:
             self.fence.freeze()
             memory = self._pages.finish() if self._pages else None
             sleepers.let_sleep_on(self._images, self._core_message)
+            reopening.let_reopen(self._images, self._file_message)
             self.manifest = self._sign_off(memory)
             return theirs.get("post-dump", _agree)(notification)
 
