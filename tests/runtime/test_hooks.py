@@ -136,6 +136,22 @@ def test_what_a_hook_says_is_kept_short_and_its_input_may_be_ignored(runner: Run
     assert message.endswith("1999 0123456789")
 
 
+def test_a_hook_that_ends_without_reading_its_input_costs_nothing(runner: Runner) -> None:
+    """Without a pid namespace of its own, a stage is not safe from SIGPIPE."""
+
+    def change(config: Config) -> None:
+        with_hooks(
+            createRuntime=[{"path": "/bin/true"}] * 3, createContainer=[{"path": "/bin/true"}] * 3
+        )(config)
+        config["annotations"] = {"long": "x" * (1 << 20)}
+        config["linux"]["namespaces"] = [{"type": "mount"}]
+        config.pop("hostname")
+
+    runner.bundle(change=change)
+    record = runner.create()
+    assert state.status(record) == "created"
+
+
 _MASKS = ("SigBlk", "SigIgn", "SigCgt")
 
 

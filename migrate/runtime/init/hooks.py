@@ -40,8 +40,21 @@ def run_all(kind: str, hooks: list[dict[str, Any]], state: bytes) -> None:
 
 
 def _run(name: str, hook: dict[str, Any], state: bytes) -> None:
-    """Run one hook in a session of its own, so that it can be ended as a whole."""
+    """Run one hook in a session of its own, so that it can be ended as a whole.
+
+    Its end of the input stays open here as well until it has ended: a write after that
+    would be answered by SIGPIPE, which kills a stage.
+    """
     input_read, input_write = os.pipe()
+    try:
+        _run_fed(name, hook, state, (input_read, input_write))
+    finally:
+        os.close(input_read)
+
+
+def _run_fed(name: str, hook: dict[str, Any], state: bytes, feed: tuple[int, int]) -> None:
+    """Run it, with both ends of its input open."""
+    input_read, input_write = feed
     output_read, output_write = os.pipe()
     try:
         pid = _spawn(name, hook, input_read, output_write)
@@ -50,7 +63,6 @@ def _run(name: str, hook: dict[str, Any], state: bytes) -> None:
         os.close(output_read)
         raise
     finally:
-        os.close(input_read)
         os.close(output_write)
     try:
         output, in_time = _attend(pid, hook.get("timeout"), state, (input_write, output_read))
@@ -164,13 +176,11 @@ def _attend(
 
 
 def _write(fd: int, data: bytes) -> int:
-    """How much was taken; all of it where the hook does not read its input."""
+    """How much was taken."""
     try:
         return os.write(fd, data)
     except BlockingIOError:
         return 0
-    except BrokenPipeError:
-        return len(data)
 
 
 def _read(fd: int) -> bytes:
