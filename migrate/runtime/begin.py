@@ -37,6 +37,12 @@ def start(store: Store, record: Record) -> None:
         )
     if status == "stopped":
         raise WrongStatus("cannot start a container that has stopped")
+    if status == "creating":
+        # Its maker would hold the lock: it was killed, and the next `create` clears it away.
+        raise WrongStatus(
+            "cannot start a container in the creating state",
+            f"Its `create` was cut off: run that again, or `migrate delete {container_id}`.",
+        )
     if record["phase"] == "started":
         raise WrongStatus("cannot start an already running container")
     directory = store.path(container_id)

@@ -152,6 +152,17 @@ def test_a_container_killed_before_its_start_cannot_be_started(runner: Runner) -
         runner.call("start", name=record["id"])
 
 
+def test_a_container_whose_create_was_killed_cannot_be_started(runner: Runner) -> None:
+    record = runner.create()
+    os.kill(record["pid"], signal.SIGKILL)
+    record |= {"pid": 0, "pid_start_ticks": 0, "phase": "creating"}
+    runner.store.save(record)
+    with pytest.raises(Failed, match="cannot start a container in the creating state"):
+        runner.call("start", name=record["id"])
+    assert runner.store.load(record["id"]) == record
+    assert runner.create(record["id"])["phase"] == "created"
+
+
 def test_a_taken_id_is_refused_and_its_container_lives(runner: Runner) -> None:
     record = runner.create()
     with pytest.raises(Failed, match="already exists"):
