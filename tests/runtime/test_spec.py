@@ -295,6 +295,20 @@ def change(path: str, value: Value) -> Change:
             change("linux.sysctl", {"kernel.panic": "1"}),
             "$.linux.sysctl[kernel.panic]: is not in a separate kernel namespace",
         ),
+        (
+            change(
+                "linux",
+                {
+                    "namespaces": [
+                        {"type": "mount"},
+                        {"type": "uts"},
+                        {"type": "network", "path": "/proc/self/ns/net"},
+                    ],
+                    "sysctl": {"net.ipv4.ip_forward": "1"},
+                },
+            ),
+            "$.linux.sysctl[net.ipv4.ip_forward]: is not allowed in the hosts network namespace",
+        ),
         (change("linux.sysctl", {"kernel.hostname": "x"}), "is set by $.hostname"),
         (change("linux.sysctl", {"net.../../kernel.x": "x"}), "is no parameter"),
         (change("linux.maskedPaths", ["x"]), "$.linux.maskedPaths[0]"),

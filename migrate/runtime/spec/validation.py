@@ -298,8 +298,18 @@ def _sysctl(linux: Linux, kinds: dict[str, str]) -> None:
             raise ConfigError(where, "is set by $.hostname")
         else:
             raise ConfigError(where, "is not in a separate kernel namespace")
-        if needed not in kinds:
+        if needed not in kinds or _is_ours(needed, kinds[needed]):
             raise ConfigError(where, f"is not allowed in the hosts {needed} namespace")
+
+
+def _is_ours(kind: str, path: str) -> bool:
+    """Tell whether a namespace that is joined by path is the one we are in ourselves."""
+    if not path:
+        return False
+    try:
+        return os.path.samefile(path, f"/proc/self/ns/{NAMESPACE_FILES[kind]}")
+    except OSError:  # joining it says why
+        return False
 
 
 def _mount(mount: Mount, where: str) -> None:
