@@ -249,3 +249,21 @@ def test_a_working_directory_through_a_link_is_made_inside(runtime: Runtime) -> 
     (bundle.rootfs / "link").symlink_to(outside)
     runtime.run(bundle)
     assert listing(outside) == []
+
+
+def test_a_working_directory_through_a_process_of_the_host_is_made_nowhere(
+    runtime: Runtime,
+) -> None:
+    """Where the container sees the host's processes, their roots are a link away."""
+    outside = runtime.workspace / "outside"
+    outside.mkdir()
+
+    def change(config: Config) -> None:
+        config["process"]["cwd"] = f"/link{outside}/made/for/it"
+        namespaces = config["linux"]["namespaces"]
+        config["linux"]["namespaces"] = [each for each in namespaces if each["type"] != "pid"]
+
+    bundle = runtime.bundle("true", change=change)
+    (bundle.rootfs / "link").symlink_to(f"/proc/{os.getpid()}/root")
+    runtime.refuses("create", "--bundle", str(bundle.path), runtime.new_id())
+    assert listing(outside) == []

@@ -75,13 +75,22 @@ def _enter(cwd: str, make: bool) -> bool:  # noqa: FBT001 - the plan's field
         if not make:
             return False
         try:
-            os.makedirs(cwd, 0o755, exist_ok=True)
+            _make_inside(cwd)
             os.chdir(cwd)
-        except OSError:
+        except (KernelError, OSError):
             return False
     except OSError:
         return False
     return True
+
+
+def _make_inside(path: str) -> None:
+    """Make a directory that no link of the image, such as /proc/PID/root, leads outside."""
+    top = os.open("/", syscalls.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.close(Root(top, -1).make_directory(os.path.normpath(path)))
+    finally:
+        os.close(top)
 
 
 def find_program(name: str, path: str | None) -> str:
