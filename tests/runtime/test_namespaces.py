@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -201,3 +202,34 @@ def test_a_new_cgroup_namespace_starts_at_the_containers_group(runner: Runner) -
 def test_without_a_pid_namespace_the_procfs_is_the_callers(runner: Runner) -> None:
     text = runner.run("readlink", "/proc/self", change=with_namespaces("mount"))
     assert int(text) > 1
+
+
+# Stage 1 on its way into a user namespace; it says whether it could be traced from there.
+JOINER = """
+import os, sys
+from migrate import syscalls
+from migrate.runtime.init import namespaces
+
+PR_GET_DUMPABLE = 3
+setns = syscalls.setns
+
+def watched(fd, kind):
+    if kind == syscalls.CLONE_NEWNS:
+        print(syscalls.prctl(PR_GET_DUMPABLE))
+    setns(fd, kind)
+
+syscalls.setns = watched
+join = [(syscalls.CLONE_NEWUSER, "user"), (syscalls.CLONE_NEWNS, "mnt")]
+fds = [os.open(f"/proc/{sys.argv[1]}/ns/{name}", os.O_RDONLY) for _, name in join]
+plan = {"stage": "exec", "join": join, "unshare": 0, "time_offsets": ""}
+namespaces.enter(None, plan, fds)
+"""
+
+
+@pytest.mark.parametrize("holder", [True], indirect=True)
+def test_who_joins_a_user_namespace_cannot_be_traced_from_it(holder: int) -> None:
+    """Not even before the mount namespace is joined: until then its root is the host's."""
+    folder = Path(__file__).resolve().parents[2]
+    argv = [sys.executable, "-c", JOINER, str(holder)]
+    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"

@@ -81,6 +81,8 @@ def _make(plan: dict[str, Any]) -> None:
     rest = plan["unshare"] & ~syscalls.CLONE_NEWUSER
     clocks = -1
     if plan["time_offsets"]:
+        # In a user namespace, what is not dumpable belongs to the host's root.
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
         clocks = os.open("/proc/self/timens_offsets", os.O_WRONLY | os.O_CLOEXEC)
         if syscalls.fstatfs(clocks) != syscalls.PROC_SUPER_MAGIC:
             raise StageError("/proc is not procfs")
@@ -160,5 +162,6 @@ def become_root() -> None:
             f"cannot become root of the user namespace: {str(error.strerror).lower()}",
             "Map id 0 in uidMappings and gidMappings.",
         ) from None
-    # The change of ids made /proc/self the host root's: timens_offsets is written there.
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+    # Who lives there already may trace us, where it sees our pid, while most of us is
+    # still the host's: the mount namespace is joined last (CVE-2016-9962).
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
