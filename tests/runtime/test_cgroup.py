@@ -136,6 +136,27 @@ def test_what_forks_without_end_is_killed_whole(
     assert cgroup.procs(paths) == []
 
 
+def test_groups_deeper_than_any_path_are_seen_and_go(made: dict[str, str]) -> None:
+    """A container that may make groups must not hide in them, nor become undeletable."""
+    place = cgroup.directory_of(made, "freezer") or made[""]
+    at = os.open(place, os.O_RDONLY)
+    for _ in range(2100):
+        os.mkdir("a", dir_fd=at)
+        inner = os.open("a", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = inner
+    with subprocess.Popen(["sleep", "100"]) as process:
+        fd = os.open("cgroup.procs", os.O_WRONLY, dir_fd=at)
+        os.write(fd, str(process.pid).encode())
+        os.close(fd)
+        os.close(at)
+        assert cgroup.procs(made) == [process.pid]
+        cgroup.kill(made)
+        assert process.wait() == -9
+    cgroup.destroy(made)
+    assert not cgroup.exists(made)
+
+
 def test_a_group_that_is_not_empty_is_nobody_elses(made: dict[str, str]) -> None:
     with inside(made, "sleep", "100") as process:
         with pytest.raises(CgroupError, match="is not empty"):

@@ -14,13 +14,17 @@ from migrate.errors import CgroupError
 _LONGEST_FILE_BYTES = 1 << 20
 
 
-def read(path: str) -> str:
+def read(path: str, directory: int | None = None) -> str:
     """Return a file's content without the line end.
+
+    Args:
+        path: absolute, or from the directory.
+        directory: a descriptor.
 
     Raises:
         OSError: as open(2) and read(2) say; the caller knows what it means.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
     try:
         parts = []
         while part := os.read(fd, _LONGEST_FILE_BYTES):
@@ -30,10 +34,10 @@ def read(path: str) -> str:
     return b"".join(parts).decode(errors="replace").rstrip("\n")
 
 
-def read_if_there(path: str) -> str | None:
-    """Return a file's content, or None where the kernel does not offer it."""
+def read_if_there(path: str, directory: int | None = None) -> str | None:
+    """Return a file's content as `read` does, or None where the kernel does not offer it."""
     try:
-        return read(path)
+        return read(path, directory)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError:

@@ -24,6 +24,7 @@ LONGEST_RETRY_SECONDS = 0.02
 # A v1 write of a pid fails with EINVAL while the cgroup is being set up elsewhere.
 JOIN_ATTEMPTS = 5
 JOIN_PAUSE_SECONDS = 0.03
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def exists(paths: Mapping[str, str]) -> bool:
@@ -92,8 +93,8 @@ def procs(paths: Mapping[str, str]) -> list[int]:
     """Return the processes of a container, those in cgroups below its own included."""
     directory = _tree_of_processes(paths)
     pids: set[int] = set()
-    for below in _walk(directory) if directory else ():
-        text = files.read_if_there(f"{below}/cgroup.procs")
+    for parent, name in _walk(directory) if directory else ():
+        text = files.read_if_there(f"{name}/cgroup.procs", parent)
         pids.update(int(pid) for pid in (text or "").split())
     return sorted(pids)
 
@@ -187,32 +188,72 @@ def _tree_of_processes(paths: Mapping[str, str]) -> str | None:
     return paths.get("", next(iter(paths.values()), None))
 
 
-def _walk(directory: str) -> Iterator[str]:
-    """Yield a cgroup and all below it, parents first; nothing that is no cgroup."""
-    if not os.path.exists(f"{directory}/cgroup.procs"):
-        return
-    yield directory
+def _walk(directory: str) -> Iterator[tuple[int, str]]:
+    """Yield a cgroup and all below it, the deepest first; nothing that is no cgroup.
+
+    Each as a descriptor of the directory it is in, and its name there. Not by path, and
+    not by recursion: a container that may make groups makes them as deep as it likes.
+    """
+    above, name = os.path.split(directory)
     try:
-        with os.scandir(directory) as entries:
-            below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except OSError:  # removed meanwhile
+        at = os.open(above, _DIRECTORY)
+    except OSError:
         return
-    for child in below:
-        yield from _walk(child)
+    levels = [[name]]  # from the top down to `at`: the names that are still to come
+    try:
+        while levels[-1] or len(levels) > 1:
+            if levels[-1]:
+                below = _open_group(at, levels[-1][-1])
+                if below is None:
+                    levels[-1].pop()
+                    continue
+                os.close(at)
+                at = below
+                levels.append(_directories(at))
+            else:
+                levels.pop()
+                up = os.open("..", _DIRECTORY, dir_fd=at)
+                os.close(at)
+                at = up
+                yield at, levels[-1].pop()
+    finally:
+        os.close(at)
+
+
+def _open_group(at: int, name: str) -> int | None:
+    """Return a descriptor of a cgroup, or None where it is gone or is none."""
+    try:
+        fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
+    except OSError:
+        return None
+    if os.access("cgroup.procs", os.F_OK, dir_fd=fd):
+        return fd
+    os.close(fd)
+    return None
+
+
+def _directories(fd: int) -> list[str]:
+    """Return the names of the directories in one; none where it is gone meanwhile."""
+    try:
+        with os.scandir(fd) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
 
 
 def _removed(directory: str) -> bool:
     """Remove a cgroup and those below it; tell whether it is gone."""
-    for below in reversed(list(_walk(directory))):
+    for parent, name in _walk(directory):
         try:
-            os.rmdir(below)
+            os.rmdir(name, dir_fd=parent)
         except FileNotFoundError:
             continue
         except OSError as error:
             if error.errno in (errno.EBUSY, errno.ENOTEMPTY, errno.EINTR):
                 return False
             raise CgroupError(
-                f"control group {below} cannot be removed: {str(error.strerror).lower()}"
+                f"control group {name} in {directory} cannot be removed: "
+                f"{str(error.strerror).lower()}"
             ) from None
     return True
 
