@@ -21,6 +21,7 @@ import os
 import signal
 from collections.abc import Mapping
 
+from migrate.checkpoint import letting_go
 from migrate.errors import CgroupError
 from migrate.runtime import cgroup
 
@@ -62,7 +63,7 @@ class Fence:
     def thaw(self) -> None:
         """Let the tasks run on, unless they were frozen before it all began."""
         if not self.was_frozen:
-            cgroup.thaw(self._paths)
+            letting_go.thaw(self._paths)
 
     def end(self) -> None:
         """Kill every task for good, and only then let go of them.

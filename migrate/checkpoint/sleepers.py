@@ -1,7 +1,7 @@
 """Letting a restored thread sleep on.
 
 Lives here: the one change made to CRIU's images. Must not live here: when it is made
-(`dump`). May be imported by `checkpoint` only.
+(`dump`), those that run on where they are (`letting_go`). May be imported by `checkpoint` only.
 
 A thread that is frozen in nanosleep(2), clock_nanosleep(2) or poll(2) goes on by
 restart_syscall(2), with what is left of its time, and never learns of it. That is state
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 from migrate.checkpoint.images import ImageDirectory
@@ -28,7 +29,7 @@ from migrate.checkpoint.images import ImageDirectory
 _NR_POLL = 7
 _NR_NANOSLEEP = 35
 _NR_CLOCK_NANOSLEEP = 230
-_SYSCALL_INSTRUCTION_BYTES = 2
+SYSCALL_INSTRUCTION_BYTES = 2
 _EINTR = (-4) & (1 << 64) - 1
 _MACHINE_X86_64 = 1
 _MODE_NATIVE = 1
@@ -67,21 +68,27 @@ def _restarted(content: bytes, message: type[Any]) -> bytes | None:
     registers = core.thread_info.gpregs
     if registers.ax != _EINTR or registers.mode not in (0, _MODE_NATIVE):
         return None
-    if not _can_go_on(registers):
+    arguments = (registers.di, registers.si, registers.dx, registers.r10)
+    if not can_go_on(registers.orig_ax, arguments):
         return None
     registers.ax = registers.orig_ax
-    registers.ip -= _SYSCALL_INSTRUCTION_BYTES
+    registers.ip -= SYSCALL_INSTRUCTION_BYTES
     encoded: bytes = core.SerializeToString()
     return _HEAD.pack(first, second, len(encoded)) + encoded
 
 
-def _can_go_on(registers: Any) -> bool:
-    """Tell whether making the call again means the same as going on with it."""
-    if registers.orig_ax == _NR_NANOSLEEP:
-        return bool(registers.di == registers.si)
-    if registers.orig_ax == _NR_CLOCK_NANOSLEEP:
-        return bool(registers.dx == registers.r10)
-    return bool(registers.orig_ax == _NR_POLL)
+def can_go_on(number: int, arguments: Sequence[int]) -> bool:
+    """Tell whether making a call again means the same as going on with it.
+
+    Args:
+        number: of the system call, x86-64.
+        arguments: its first four at least.
+    """
+    if number == _NR_NANOSLEEP:
+        return arguments[0] == arguments[1]
+    if number == _NR_CLOCK_NANOSLEEP:
+        return arguments[2] == arguments[3]
+    return number == _NR_POLL
 
 
 def _has_signals(core: Any) -> bool:

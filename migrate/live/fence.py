@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from migrate.checkpoint import letting_go
 from migrate.errors import MigrateError
 from migrate.runtime import cgroup
 
@@ -81,7 +82,7 @@ class Fence:
                 failed = error
         wait_for_no_tracer(cgroup.procs(self._paths))
         if not self._was_paused:
-            cgroup.thaw(self._paths)
+            letting_go.thaw(self._paths)
         if failed is not None:
             raise failed
 

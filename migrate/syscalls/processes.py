@@ -21,6 +21,7 @@ _PIDFD_GETFD = 438
 _IS_X86 = os.uname().machine == "x86_64"
 _KEYCTL = 250 if _IS_X86 else 219
 _RT_SIGACTION = 13 if _IS_X86 else 134
+_PTRACE = 101 if _IS_X86 else 117
 _BPF = 321 if _IS_X86 else 280
 
 _capget = function("capget")
@@ -114,6 +115,15 @@ def pidfd_send_signal(pidfd: int, number: int) -> None:
 def prctl(option: int, arg2: int | bytes = 0, arg3: int = 0) -> int:
     """Operate on the calling process, see prctl(2)."""
     return call(_prctl, "prctl", option, Int(option), arg2, arg3, 0, 0)
+
+
+def ptrace(request: int, thread: int, data: int | bytearray = 0) -> int:
+    """Trace a thread, see ptrace(2); for the requests that take no address.
+
+    Raises:
+        KernelError: ESRCH where it is gone or not stopped, EPERM where it has a tracer.
+    """
+    return call(syscall, "ptrace", thread, _PTRACE, request, thread, 0, data)
 
 
 def prlimit(pid: int, resource: int, soft: int, hard: int) -> None:

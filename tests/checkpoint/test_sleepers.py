@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 
 from migrate.checkpoint import procfs
+from migrate.checkpoint.dump import Dump
+from migrate.checkpoint.images import ImageDirectory
+from migrate.checkpoint.options import Request
+from migrate.errors import CriuError
 from tests.checkpoint.conftest import Box, Maker, compiled, eventually
 
 pytestmark = pytest.mark.criu
@@ -52,6 +56,29 @@ def test_a_wait_without_end_has_no_end_after_a_restore_but_a_signal(sleeper: Box
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGUSR1)
     assert ended(sleeper, "endless") == "Interrupted system call"
+
+
+def test_sleeps_go_on_where_a_checkpoint_left_it_running(sleeper: Box) -> None:
+    sleeper.checkpoint("--leave-running")
+    assert ended(sleeper, "nanosleep") == "whole"
+    assert ended(sleeper, "poll") == "whole"
+    assert not sleeper.words("endless")
+
+
+def test_sleeps_go_on_where_a_dump_was_given_up(sleeper: Box, criu: str, tmp_path: Path) -> None:
+    facts, groups = sleeper.facts(), sleeper.record["cgroup"]
+    with (
+        ImageDirectory(str(tmp_path / "images"), create=True) as images,
+        Dump(criu, facts, Request(), cgroup=groups, images=images) as dump,
+    ):
+        with pytest.raises(CriuError):
+            dump.run({"post-dump": lambda _: False})
+        dump.close()
+        dump.fence.thaw()
+    assert ended(sleeper, "nanosleep") == "whole"
+    assert ended(sleeper, "poll") == "whole"
+    assert not sleeper.words("endless")
+    assert sleeper.status == "running"
 
 
 def test_a_busybox_that_sleeps_does_not_end(box: Maker) -> None:
