@@ -43,6 +43,8 @@ WATCHED = (*PASSED_ON, _signal.SIGCHLD, _signal.SIGWINCH)
 PART_BYTES = 1 << 16
 # What is typed ahead of a process that does not read; then our stdin waits.
 MOST_WAITING_BYTES = 1 << 20
+# A pipe that nobody reads; a terminal that was hung up, or is another session's.
+GONE = (errno.EPIPE, errno.EIO)
 # struct winsize: four unsigned shorts, see ioctl_tty(2).
 WINDOW_SIZE_BYTES = 8
 
@@ -92,7 +94,10 @@ class Relay:
     ) -> None:
         """Give terminal and signals back as they were."""
         if self._settings is not None:
-            termios.tcsetattr(0, termios.TCSADRAIN, self._settings)
+            try:
+                termios.tcsetattr(0, termios.TCSADRAIN, self._settings)
+            except termios.error:
+                pass  # it has been hung up: nothing is left to be given back
         _signal.set_wakeup_fd(-1)
         for number, handler in self._before.items():
             _signal.signal(number, handler)
@@ -156,7 +161,10 @@ class Relay:
     def _resize(self) -> None:
         """Give the process's terminal the size of ours."""
         if self._master >= 0:
-            size = fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(WINDOW_SIZE_BYTES))
+            try:
+                size = fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(WINDOW_SIZE_BYTES))
+            except OSError:  # ours has been hung up
+                return
             fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
 
     def _from_process(self) -> bool:
@@ -181,12 +189,19 @@ class Relay:
         try:
             while part and self._is_heard:
                 part = part[os.write(1, part) :]
-        except BrokenPipeError:
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
             self._is_heard = False
 
     def _read_stdin(self) -> None:
         """Take what was typed."""
-        part = os.read(0, PART_BYTES)
+        try:
+            part = os.read(0, PART_BYTES)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            part = b""
         if part:
             self._to_process += part
         else:

@@ -125,6 +125,19 @@ def test_a_lot_comes_through_whole(terminal: Callable[..., Terminal]) -> None:
     assert screen.status() == 0
 
 
+def test_a_terminal_that_is_hung_up_ends_neither_the_process_nor_the_wait(
+    terminal: Callable[..., Terminal],
+) -> None:
+    script = "trap '' HUP; echo ready; sleep 0.5; echo unheard; sleep 0.2; exit 7"
+    screen = terminal("sh", "-c", script)
+    screen.wait_for(b"ready")
+    os.close(screen.master)
+    try:
+        assert screen.status() == 7
+    finally:
+        screen.master = os.open(os.devnull, os.O_RDONLY)  # for the fixture to close
+
+
 def test_our_terminal_is_as_it_was_afterwards() -> None:
     master, slave = os.openpty()
     before = termios.tcgetattr(slave)
