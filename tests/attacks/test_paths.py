@@ -200,6 +200,19 @@ def test_nothing_but_procfs_is_mounted_on_proc(runtime: Runtime, destination: st
     runtime.refuses("run", "--bundle", str(bundle.path), runtime.new_id())
 
 
+def test_nothing_but_procfs_is_mounted_in_the_place_of_procfs(runtime: Runtime) -> None:
+    source = runtime.workspace / "source"
+    source.mkdir()
+
+    def change(config: Config) -> None:
+        without_mount(config, "/proc")
+        bind(config, source, "/proc")
+
+    bundle = runtime.bundle("true", change=change)
+    error = runtime.refuses("run", "--bundle", str(bundle.path), runtime.new_id())
+    assert "it is not of type" in error
+
+
 def test_a_destination_with_dots_stays_in_the_root(runtime: Runtime) -> None:
     source = runtime.workspace / "source"
     source.mkdir()

@@ -29,6 +29,8 @@ EXACT_KINDS = frozenset({"proc", "sysfs", "cgroup", "cgroup2"})
 def bind(context: Context, mount: dict[str, Any]) -> None:
     """Attach a copy of a tree of the host's."""
     tree = _clone_source(context, mount["source"], recursive=mount["recursive"])
+    if mount["destination"] == "/proc" and syscalls.fstatfs(tree) != syscalls.PROC_SUPER_MAGIC:
+        raise StageError('"/proc" cannot be mounted because it is not of type "proc"')
     is_directory = stat.S_ISDIR(os.fstat(tree).st_mode)
     _shape(tree, mount)
     _attach(context, tree, mount["destination"], is_directory=is_directory)
