@@ -112,7 +112,11 @@ def exec_process(_store: Store, record: Record, process: Process, options: ExecO
             }
         )
         handover.announce(pid, options)
-        stage.release(wait_for_exec=True)
+        try:
+            stage.release(wait_for_exec=True)
+        except StageError:
+            handover.withdraw(options)
+            raise
         stage.close()
     except BaseException:
         stage.abort()

@@ -57,6 +57,15 @@ def announce(pid: int, options: Takers) -> None:
         _write_pid_file(options.pid_file, pid)
 
 
+def withdraw(options: Takers) -> None:
+    """Remove the pid file again: its process never became the payload."""
+    if options.pid_file:
+        try:
+            os.unlink(options.pid_file)
+        except OSError:  # somebody has removed it; why the process failed is what counts
+            return
+
+
 def _write_pid_file(path: str, pid: int) -> None:
     """Whole or not at all: a monitor waits for the file and reads it at once."""
     directory, name = os.path.split(path)

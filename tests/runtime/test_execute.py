@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,14 +99,16 @@ def test_nothing_of_the_caller_is_open_in_it(runner: Runner, running: Any) -> No
         (["junk"], "exec format error"),
     ],
 )
-def test_what_cannot_be_executed_is_said(
-    runner: Runner, running: Any, args: list[str], message: str
+def test_what_cannot_be_executed_is_said_and_leaves_no_pid_file(
+    runner: Runner, running: Any, tmp_path: Path, args: list[str], message: str
 ) -> None:
+    pid_file = tmp_path / "pid"
     (runner.rootfs / "bin" / "junk").write_bytes(b"\x7fELF junk")
     (runner.rootfs / "bin" / "junk").chmod(0o755)
     with pytest.raises(Failed) as caught:
-        runner.call("exec", name=running["id"], process=process(*args))
+        runner.call("exec", name=running["id"], process=process(*args), pid_file=str(pid_file))
     assert message in caught.value.reply["error"]
+    assert not pid_file.exists()
 
 
 def test_a_stopped_container_takes_no_process(runner: Runner, running: Any) -> None:
