@@ -247,6 +247,12 @@ def change(path: str, value: Value) -> Change:
         (change("process.cwd", "tmp"), '$.process.cwd: "tmp": Cwd must be an absolute path'),
         (change("process.env", ["A"]), '$.process.env[0]: "A" is not NAME=VALUE'),
         (change("process.env", ["=A"]), '$.process.env[0]: "=A" is not NAME=VALUE'),
+        (change("process.user.uid", 2**32 - 1), "$.process.user: uids and gids must be in range"),
+        (change("process.user.gid", 2**32 - 1), "$.process.user: uids and gids must be in range"),
+        (
+            change("process.user.additionalGids", [0, 2**31]),
+            "uids and gids must be in range 0-2147483647",
+        ),
         (
             change("process.capabilities.ambient", ["CAP_NONE"]),
             '$.process.capabilities.ambient[0]: unknown capability "CAP_NONE"',

@@ -104,6 +104,8 @@ PROC_OVERLAYS = frozenset(
 LARGEST_MAJOR = (1 << 12) - 1
 LARGEST_MINOR = (1 << 20) - 1
 
+LARGEST_ID = (1 << 31) - 1  # runc's
+
 IPC_SYSCTLS = frozenset(
     {
         "kernel.msgmax",
@@ -180,8 +182,17 @@ def validate_process(process: Process, path: str) -> None:
         seen.add(limit["type"])
     if not -1000 <= process.get("oomScoreAdj", 0) <= 1000:
         raise ConfigError(f"{path}.oomScoreAdj", "is not between -1000 and 1000")
-    if process.get("user", {}).get("umask", 0) > 0o777:
-        raise ConfigError(f"{path}.user.umask", "has more than the nine permission bits")
+    _user(process, f"{path}.user")
+
+
+def _user(process: Process, where: str) -> None:
+    user = process.get("user", {})
+    for number in (user.get("uid", 0), user.get("gid", 0), *user.get("additionalGids", [])):
+        # 4294967295 tells setresuid(2) to leave the ids as they are: root's.
+        if number > LARGEST_ID:
+            raise ConfigError(where, f"uids and gids must be in range 0-{LARGEST_ID}")
+    if user.get("umask", 0) > 0o777:
+        raise ConfigError(f"{where}.umask", "has more than the nine permission bits")
 
 
 def rootfs_path(spec: Spec, bundle: str) -> str:
