@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
+from migrate.cli.reporting import readable
 from migrate.errors import UsageError
 
 TYPE_CHECKING = False
@@ -79,7 +80,7 @@ def warn(event: Event) -> None:
 
     if isinstance(event, Finding) and event.verdict == "warn":
         hint = f" ({event.hint})" if event.hint else ""
-        sys.stderr.write(f"migrate: warning: {event.message}{hint}\n")
+        sys.stderr.write(f"migrate: warning: {readable(event.message + hint)}\n")
 
 
 def _one_of(call: Call, option: str, words: tuple[str, ...]) -> str:

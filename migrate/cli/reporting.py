@@ -82,7 +82,7 @@ class Reporter:
         if self._log >= 0:
             _write(self._log, self._formatted(line, hint))
         sys.stdout.flush()
-        _write(2, f"migrate: {line}{f' ({hint})' if hint else ''}\n")
+        _write(2, f"migrate: {readable(line)}{f' ({readable(hint)})' if hint else ''}\n")
 
     def _formatted(self, message: str, hint: str) -> str:
         """Return the log's line."""
@@ -98,6 +98,19 @@ class Reporter:
         import traceback
 
         _write(2, "".join(traceback.format_exception(error)))
+
+
+def readable(text: str) -> str:
+    """Return a line with everything but characters to read spelled out.
+
+    Names and last words of a container's processes come along in messages, and on a
+    terminal some sequences of characters are commands.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def _write(fd: int, text: str) -> None:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from migrate.cli.reporting import readable
 from migrate.events import (
     Event,
     Finding,
@@ -89,10 +90,10 @@ def line_of(event: Event) -> str:
         if event.verdict == "ok":
             return ""
         hint = f" ({event.hint})" if event.hint else ""
-        return f"{_VERDICTS[event.verdict]}: {event.message}{hint}"
+        return f"{_VERDICTS[event.verdict]}: {readable(event.message + hint)}"
     if isinstance(event, Log) and event.level != "debug":
         prefix = "" if event.level == "info" else f"{event.level}: "
-        return f"{prefix}{event.message}"
+        return f"{prefix}{readable(event.message)}"
     return ""
 
 

@@ -32,6 +32,15 @@ def test_an_error_is_one_line_that_says_what_to_do(run: Run) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_no_error_is_a_command_to_the_terminal(run: Run) -> None:
+    done = run("state", "\x1b]0;title\x07\x9b2J")
+    assert done.returncode == 1
+    assert r"\x1b]0;title\x07\x9b2J" in done.stderr
+    done = run("kill", "nope", "\x1b[2J\u202e")
+    assert r"\x1b[2J\u202e" in done.stderr
+    assert done.stderr.rstrip("\n").isprintable()
+
+
 def test_the_log_holds_one_json_object(run: Run, tmp_path: Path) -> None:
     log = tmp_path / "log"
     done = run("--log", str(log), "--log-format=json", "delete", "nope")
