@@ -18,7 +18,16 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from migrate import syscalls
-from migrate.errors import ConfigError, KernelError, MigrateError, MigrationError, Refused
+from migrate.errors import (
+    ConfigError,
+    ContainerNotFound,
+    KernelError,
+    Locked,
+    MigrateError,
+    MigrationError,
+    Refused,
+    StateError,
+)
 from migrate.live import guard
 from migrate.live.network.build import tear_down
 from migrate.live.removal import remove_tree
@@ -40,11 +49,13 @@ class Place:
 
     Attributes:
         root: the state root.
+        migration: which one; a bundle it has made bears its name until it is whole.
         bundle_is_new: it was not there before, so it goes if the container does not stay.
         work: 0700, in memory: `images` and what a second restore needs.
     """
 
     container_id: str
+    migration: str
     root: str
     bundle: str
     bundle_is_new: bool
@@ -80,12 +91,18 @@ class Place:
 
 
 def choose(
-    store: Store, container_id: str, *, bundle: str, cgroups_path: str | None, source: str
+    store: Store,
+    container_id: str,
+    *,
+    migration: str,
+    bundle: str,
+    cgroups_path: str | None,
+    source: str,
 ) -> Place:
     """Return where a container would go; touches nothing.
 
     Raises:
-        Refused: the bundle is somebody else's.
+        Refused: the bundle is somebody else's, or a container lives in it.
     """
     bundle = os.path.abspath(bundle)
     is_new = not os.path.lexists(bundle)
@@ -94,8 +111,11 @@ def choose(
             f"bundle {bundle} is there already and is not left by a migration of {container_id}",
             "Give another folder with --bundle, or move that one away.",
         )
+    if not is_new:
+        _refuse_in_use(store, container_id, bundle)
     return Place(
         container_id=container_id,
+        migration=migration,
         root=store.root,
         bundle=bundle,
         bundle_is_new=is_new,
@@ -103,6 +123,20 @@ def choose(
         cgroup=cgroup.resolve(cgroups_path, container_id),
         source=source,
     )
+
+
+def _refuse_in_use(store: Store, container_id: str, bundle: str) -> None:
+    """Refuse a bundle whose files are another container's, too: they would change under it."""
+    folder = os.path.realpath(bundle)
+    for other in store.ids():
+        with contextlib.suppress(StateError):
+            record = store.load(other)
+            used = {os.path.realpath(record["bundle"]), os.path.realpath(record["rootfs"])}
+            if other != container_id and used & {folder, f"{folder}/{ROOTFS}"}:
+                raise Refused(
+                    f'bundle {bundle} is container "{other}"\'s, too',
+                    "Give another folder with --bundle.",
+                )
 
 
 def reserve(store: Store, place: Place, annotations: Mapping[str, str]) -> None:
@@ -146,10 +180,13 @@ def make(place: Place, config: bytes, resources: Mapping[str, Any] | None) -> No
         os.makedirs(place.work, 0o700, exist_ok=True)
         _keep_in_memory(place.work)
         os.mkdir(place.images, 0o700)
+        if place.bundle_is_new:
+            os.makedirs(os.path.dirname(place.bundle), 0o755, exist_ok=True)
+            os.mkdir(place.bundle, 0o755)  # if somebody made it meanwhile, it is theirs
+        guard.mark_bundle(place.bundle, place.container_id, begun_by=place.migration)
         os.makedirs(place.rootfs, 0o755, exist_ok=True)
         with open(_reserve(place), "wb") as file:
             file.write(bytes(RESERVE_BYTES))
-        guard.mark_bundle(place.bundle, place.container_id, whole=False)
         replace_file(f"{place.bundle}/{CONFIG}", config)
     except OSError as error:
         raise MigrationError(
@@ -176,6 +213,9 @@ def free_reserve(place: Place) -> None:
 def undo(store: Store, place: Place, network: Mapping[str, Any] | None) -> None:
     """Take all of it away; what is gone already is no error.
 
+    What only has the name of ours, because we never came to take it, stays: the id and
+    the control groups are ours once the guard is there, a bundle is once it is marked.
+
     Args:
         network: what `live.network.build` recorded, if it came to that.
 
@@ -183,11 +223,12 @@ def undo(store: Store, place: Place, network: Mapping[str, Any] | None) -> None:
         MigrateError: something is left; the rest is gone all the same.
     """
     first: Exception | None = None
+    is_ours = guard.is_arriving(store, place.container_id)
     steps: list[Callable[[], None]] = [
-        lambda: cgroup.kill(place.cgroup),
-        lambda: cgroup.destroy(place.cgroup),
+        lambda: cgroup.kill(place.cgroup) if is_ours else None,
+        lambda: cgroup.destroy(place.cgroup) if is_ours else None,
         lambda: tear_down(network) if network else None,
-        lambda: remove_tree(place.bundle) if place.bundle_is_new else None,
+        lambda: _remove_bundle(place),
         lambda: remove_images(place),
     ]
     for step in steps:
@@ -196,8 +237,10 @@ def undo(store: Store, place: Place, network: Mapping[str, Any] | None) -> None:
         except (MigrateError, OSError) as error:
             first = first or error
     if first is None:
-        guard.take(store, place.container_id)
-        store.remove(place.container_id)
+        if is_ours:
+            store.remove(place.container_id)  # the guard goes after the record
+        else:
+            _remove_unnamed(store, place.container_id)
     elif isinstance(first, OSError):
         raise MigrationError(
             f"{first.filename}: {(first.strerror or str(first)).lower()}",
@@ -205,6 +248,28 @@ def undo(store: Store, place: Place, network: Mapping[str, Any] | None) -> None:
         ) from first
     else:
         raise first
+
+
+def _remove_bundle(place: Place) -> None:
+    """Remove the bundle that this migration has made; its mark goes last."""
+    if not place.bundle_is_new:
+        return
+    if guard.was_begun_by(place.bundle, place.migration):
+        remove_tree(place.rootfs)
+        remove_tree(place.bundle)
+    else:
+        with contextlib.suppress(OSError):  # not even marked: ours is empty
+            os.rmdir(place.bundle)
+
+
+def _remove_unnamed(store: Store, container_id: str) -> None:
+    """Remove the folder of an id that was being taken; not one that is a container's."""
+    with (
+        contextlib.suppress(ContainerNotFound, Locked),
+        store.lock(container_id, command="migrate agent", timeout_seconds=1.0),
+    ):
+        if not store.exists(container_id):
+            store.remove(container_id)
 
 
 def _keep_in_memory(folder: str) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from migrate.errors import ContainerNotFound, MigrateError
+from migrate.errors import BrokenState, ContainerNotFound, MigrateError
 from migrate.live import guard
 from migrate.live.arrival import MIGRATIONS
 from migrate.live.decision import SourceView, Tasks
@@ -22,7 +22,7 @@ from migrate.live.network.build import remove_links
 from migrate.live.network.plan import Plan
 from migrate.live.network.switch import Switches, switches_of
 from migrate.live.phases import Phase
-from migrate.live.reality import look_at_tasks
+from migrate.live.reality import is_alive, look_at_tasks
 from migrate.live.removal import remove_tree
 from migrate.runtime import cgroup
 from migrate.runtime.delete import delete
@@ -38,6 +38,7 @@ class Departure:
     """One leaving container.
 
     Args:
+        process: pid and start time of its first process.
         paths: its control groups.
         plan: its network.
         switches: its links; None where it is gone, and they with it.
@@ -50,6 +51,7 @@ class Departure:
         container_id: str,
         *,
         bundle: str,
+        process: tuple[int, int],
         paths: dict[str, str],
         plan: Plan,
         switches: Switches | None,
@@ -62,6 +64,7 @@ class Departure:
         self._plan = plan
         self._switches = switches
         self._paths = paths
+        self._process = process
         self._bundle = bundle
 
     @staticmethod
@@ -75,6 +78,7 @@ class Departure:
             store,
             journal.fact("container"),
             bundle=journal.fact("bundle"),
+            process=(journal.fact("pid"), journal.fact("pid_start_ticks")),
             paths=journal.fact("cgroup"),
             plan=plan,
             switches=switches,
@@ -97,6 +101,25 @@ class Departure:
             confirmed=journal.fact("confirmed") is True,
         )
 
+    @property
+    def is_here(self) -> bool:
+        """Whether what has its name here is this container still.
+
+        It may have come back since, or another be made: that one is never touched.
+        """
+        try:
+            record = self.store.load(self.container_id)
+        except ContainerNotFound:
+            return is_alive(*self._process)
+        except BrokenState:
+            return True
+        return (record["pid"], record["pid_start_ticks"]) == self._process
+
+    def keep_still(self) -> None:
+        """Make sure that nothing of it runs here."""
+        if self.is_here:
+            self.fence.freeze_all()
+
     def go_on(self, tasks: Tasks) -> None:
         """Let it run on here, as it did before; what has ended is left as ended.
 
@@ -105,7 +128,8 @@ class Departure:
         """
         if tasks is not Tasks.GONE:
             self.fence.open()
-        guard.take(self.store, self.container_id)
+        if self.is_here:
+            guard.take(self.store, self.container_id)
         self.remove_work()
 
     def end(self) -> None:
@@ -114,16 +138,16 @@ class Departure:
         Raises:
             MigrateError: something of it is left.
         """
-        if cgroup.exists(self._paths):
-            self.fence.condemn()
-        with contextlib.suppress(MigrateError):  # gone with its namespace
-            self.fence.cut()
-        remove_links(self._plan)
-        guard.take(self.store, self.container_id)
-        with contextlib.suppress(ContainerNotFound):
+        if self.is_here:
+            if cgroup.exists(self._paths):
+                self.fence.condemn()
+            with contextlib.suppress(MigrateError):  # gone with its namespace
+                self.fence.cut()
+            remove_links(self._plan)
+            guard.take(self.store, self.container_id)
             delete(self.store, self.container_id, force=True)
         with contextlib.suppress(OSError):  # a bundle on a read-only file system stays unmarked
-            guard.mark_bundle(self._bundle, self.container_id, whole=True)
+            guard.mark_bundle(self._bundle, self.container_id)
         self.remove_work()
 
     def remove_work(self) -> None:

@@ -150,6 +150,7 @@ class Destination:
         place = arrival.choose(
             store,
             container_id,
+            migration=fields.text("migration"),
             bundle=fields.text("bundle"),
             cgroups_path=fields.optional_text("cgroups_path"),
             source=fields.text("source"),
@@ -160,15 +161,12 @@ class Destination:
             Landing.RESERVED,
             container=container_id,
             root=store.root,
-            migration=fields.text("migration"),
             place=place.to_json(),
         )
         try:
             arrival.reserve(store, place, {})
         except MigrateError:
-            # Nothing of it is ours: the id is somebody else's.
-            self._journal.remove()
-            self._journal = self._place = None
+            self.discard()  # of an id that is somebody else's nothing is ours
             raise
         self._enter(Landing.RESERVED)
         return {"bundle": place.bundle}
@@ -278,7 +276,7 @@ class Destination:
         with open(f"{place.bundle}/{arrival.CONFIG}", "rb") as file:
             arrival.replace_file(f"{store.path(place.container_id)}/{arrival.CONFIG}", file.read())
         store.save(record)
-        guard.mark_bundle(place.bundle, place.container_id, whole=True)
+        guard.mark_bundle(place.bundle, place.container_id)
         guard.take(store, place.container_id)
 
     def _discard(self, fields: Fields) -> object:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from typing import Any
 
+from migrate.errors import ContainerNotFound
 from migrate.live.reality import remove_quietly
 from migrate.runtime.state import Store
 
@@ -35,19 +37,41 @@ def take(store: Store, container_id: str) -> None:
         remove_quietly(f"{store.path(container_id)}/{GUARD}")
 
 
-def mark_bundle(bundle: str, container_id: str, *, whole: bool) -> None:
-    """Note in a bundle which container's it is, so that it can come back here."""
+def is_arriving(store: Store, container_id: str) -> bool:
+    """Tell whether a container's id has been taken for one that arrives."""
+    try:
+        return store.read(container_id, GUARD).startswith(b"from ")
+    except (ContainerNotFound, OSError):
+        return False
+
+
+def mark_bundle(bundle: str, container_id: str, *, begun_by: str | None = None) -> None:
+    """Note in a bundle which container's it is, so that it can come back here.
+
+    Args:
+        begun_by: the migration that fills it; None where it is whole.
+    """
     temporary = f"{bundle}/{MARK}.{os.getpid()}"
     with open(temporary, "w", encoding="utf-8") as file:
-        json.dump({"container": container_id, "whole": whole}, file)
+        json.dump({"container": container_id, "begun_by": begun_by}, file)
     os.rename(temporary, f"{bundle}/{MARK}")
 
 
 def was_left_by(bundle: str, container_id: str) -> bool:
     """Tell whether a bundle is what a migration of this container has left."""
+    return _mark(bundle).get("container") == container_id
+
+
+def was_begun_by(bundle: str, migration: str) -> bool:
+    """Tell whether a bundle is being filled by this migration, and no other."""
+    return _mark(bundle).get("begun_by") == migration
+
+
+def _mark(bundle: str) -> dict[str, Any]:
+    """Return what a bundle's mark says, nothing where there is none."""
     try:
         with open(f"{bundle}/{MARK}", encoding="utf-8") as file:
             data = json.load(file)
     except (OSError, ValueError):
-        return False
-    return isinstance(data, dict) and data.get("container") == container_id
+        return {}
+    return data if isinstance(data, dict) else {}

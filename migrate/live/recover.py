@@ -129,10 +129,10 @@ def _carry_out(
     if decision.source is SourceAction.COMMIT:
         if journal.reached is not Phase.SENT:
             journal.enter(Phase.SENT)
-        departure.fence.freeze_all()
+        departure.keep_still()
         journal.enter(Phase.COMMITTED)
     if decision.source in (SourceAction.COMMIT, SourceAction.CLEAN_UP):
-        departure.fence.freeze_all()
+        departure.keep_still()
         if reached is not None and decision.destination is DestinationAction.ACTIVATE:
             reached.link.call("commit", name, CALL_SECONDS)
         if journal.reached is not Phase.DONE:

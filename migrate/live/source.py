@@ -221,20 +221,8 @@ class Migration:
 
     def _prepare(self, reached: Reached, spec: Any) -> None:
         """Record whom we ask, then ask; both before anything is taken."""
-        order, record = self.order, self.record
-        self.journal.intend(
-            Phase.PREPARED,
-            migration=self.migration,
-            container=order.container_id,
-            root=order.store.root,
-            bundle=record["bundle"],
-            cgroup=record["cgroup"],
-            pid=record["pid"],
-            pid_start_ticks=record["pid_start_ticks"],
-            was_paused=self.was_paused,
-            way=order.way.to_json(),
-            network=self.plan.to_json(),
-        )
+        order = self.order
+        self._keep_others_away()
         self._has_asked = True
         linux = spec.get("linux") or {}
         reached.link.call(
@@ -248,15 +236,46 @@ class Migration:
             },
             CALL_SECONDS,
         )
-        guard.put(order.store, order.container_id, f"to {order.way.host}")
         self.enter(Phase.PREPARED)
         self.timeline.mark("prepared")
+
+    def _keep_others_away(self) -> None:
+        """Record what is moved, and guard it; no other command is at work on it then.
+
+        Raises:
+            Locked: one is, and does not end.
+            WrongStatus: one has changed it since we looked.
+        """
+        order, record = self.order, self.record
+        with order.store.lock(order.container_id, command="migrate live"):
+            now = order.store.load(order.container_id)
+            expected = "paused" if self.was_paused else "running"
+            if state.status(now) != expected or now["pid"] != record["pid"]:
+                raise WrongStatus(
+                    f'container "{order.container_id}" was changed by another command meanwhile',
+                    "Look at it, and try again.",
+                )
+            self.journal.intend(
+                Phase.PREPARED,
+                migration=self.migration,
+                container=order.container_id,
+                root=order.store.root,
+                bundle=record["bundle"],
+                cgroup=record["cgroup"],
+                pid=record["pid"],
+                pid_start_ticks=record["pid_start_ticks"],
+                was_paused=self.was_paused,
+                way=order.way.to_json(),
+                network=self.plan.to_json(),
+            )
+            guard.put(order.store, order.container_id, f"to {order.way.host}")
 
     def _depart(self) -> Departure:
         return Departure(
             self.order.store,
             self.order.container_id,
             bundle=self.record["bundle"],
+            process=(self.record["pid"], self.record["pid_start_ticks"]),
             paths=self.record["cgroup"],
             plan=self.plan,
             switches=switches_of(self.plan, self.record["pid"]),

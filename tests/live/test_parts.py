@@ -330,7 +330,7 @@ def test_a_link_that_does_not_come_up_stops_nobody() -> None:
 
 def test_a_bundle_belongs_to_the_container_that_left_it(tmp_path: Path) -> None:
     assert not guard.was_left_by(str(tmp_path), "a")
-    guard.mark_bundle(str(tmp_path), "a", whole=True)
+    guard.mark_bundle(str(tmp_path), "a")
     assert guard.was_left_by(str(tmp_path), "a")
     assert not guard.was_left_by(str(tmp_path), "b")
     (tmp_path / guard.MARK).write_text("nonsense")
