@@ -1,8 +1,6 @@
 """The journal: what one side of one migration has decided, able to survive it.
 
-Lives here: the record, its encoding, replay, the folder and its lock. Must not
-live here: what follows from a journal (`live.decision`). May be imported by
-`live` and by `cli`.
+XX
 
     FOLDER/source/ID-HASH/       0700, flock(2) on the folder itself: whoever
         journal                  drives or recovers the migration holds it
@@ -13,12 +11,8 @@ live here: what follows from a journal (`live.decision`). May be imported by
 HASH is of the state root, since ids are unique only below one. The folder is also
 what keeps a second migration of the same container out: mkdir(2) is exclusive.
 
-One record is one line of JSON, ending in a checksum over itself and the checksum
-before it, so that a lost, doubled or exchanged line shows. The file is written full of
-zeros first and records replace the zeros: a full disk cannot stop a decision halfway,
-and a record costs one fdatasync(2) of one block. A line that was cut short, with
-nothing after it, was never acted upon and is dropped; any other damage is reported,
-because nobody may guess what a decision was.
+The file is written full of zeros first and records replace the zeros: a full disk cannot
+stop a decision halfway, and a record costs one fdatasync(2) of one block.
 """
 
 from __future__ import annotations
@@ -26,16 +20,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from migrate.errors import Locked, MigrateError, MigrationError, Undecided
 from migrate.live import faults
-from migrate.live.phases import AnyPhase, Side, may_follow, phase_of
+from migrate.live.phases import AnyPhase, Side
+from migrate.live.records import SUM_DIGITS, Kind, Record, encode, may_stand, replay
 from migrate.runtime.state import boot_id, process_start_ticks, validate_id
 
 FOLDER_VARIABLE = "MIGRATE_JOURNAL"
@@ -43,33 +36,6 @@ FOLDER_OF_ROOT = "/var/lib/migrate"
 FILE = "journal"
 ROOM_BYTES = 64 << 10
 LARGEST_BYTES = 4 << 20
-VERSION = 1
-_SUM = b',"sum":"'
-_SUM_DIGITS = 16
-
-Kind = Literal["intent", "result"]
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One line.
-
-    Attributes:
-        sequence: counts from 0.
-        at_seconds: wall clock, for people.
-        boot: the kernel's boot id, see random(4).
-        pid: of the writer, with start_ticks telling it from a later one.
-        facts: what recovery needs to know that cannot be seen; small.
-    """
-
-    sequence: int
-    kind: Kind
-    phase: AnyPhase
-    at_seconds: float
-    boot: str
-    pid: int
-    start_ticks: int
-    facts: Mapping[str, Any]
 
 
 def default_folder(explicit: str | None) -> str:
@@ -93,108 +59,6 @@ def folder_of(journals: str, side: Side, root: str, container_id: str) -> str:
     if len(container_id) > 200:
         digest += hashlib.sha256(container_id.encode()).hexdigest()[:16]
     return f"{journals}/{side}/{container_id[:200]}-{digest}"
-
-
-def encode(record: Record, sum_before: str) -> bytes:
-    """Return a record as its line, checksum and newline included."""
-    body = json.dumps(
-        {
-            "v": VERSION,
-            "n": record.sequence,
-            "kind": record.kind,
-            "phase": record.phase.value,
-            "at": record.at_seconds,
-            "boot": record.boot,
-            "pid": record.pid,
-            "start": record.start_ticks,
-            "facts": record.facts,
-        },
-        separators=(",", ":"),
-    ).encode()
-    return body[:-1] + _SUM + _checksum(body, sum_before).encode() + b'"}\n'
-
-
-def _checksum(body: bytes, sum_before: str) -> str:
-    """Return the checksum of a record without its checksum, chained to the one before."""
-    return hashlib.sha256(sum_before.encode() + body).hexdigest()[:_SUM_DIGITS]
-
-
-def replay(side: Side, content: bytes) -> tuple[list[Record], int, str]:
-    """Return the records of a journal file, where they end, and the last checksum.
-
-    Raises:
-        Undecided: a line other than one cut short at the end is not as written.
-    """
-    records: list[Record] = []
-    position, sum_before = 0, ""
-    while position < len(content) and content[position] != 0:
-        end = content.find(b"\n", position)
-        if end < 0:
-            # Cut short: unless it is whole and only its newline is not, or goes on
-            # behind a hole.
-            line = content[position:].rstrip(b"\0")
-            if b"\0" in line or _decode_or_none(side, line[:-1], sum_before, records):
-                raise _damaged(len(records))
-            break
-        record = _decode_or_none(side, content[position:end], sum_before, records)
-        if record is None:
-            raise _damaged(len(records))
-        sum_before = content[end - 2 - _SUM_DIGITS : end - 2].decode()
-        records.append(record)
-        position = end + 1
-    return records, position, sum_before
-
-
-def _damaged(line: int) -> Undecided:
-    """Return the error for a line that is not as it was written."""
-    return Undecided(
-        f"journal is damaged in line {line + 1}",
-        "Look at the journals of both hosts; the container is where the later phase is.",
-    )
-
-
-def _decode_or_none(
-    side: Side, line: bytes, sum_before: str, before: list[Record]
-) -> Record | None:
-    """Return the record a line holds, or None where it is not one that may stand there."""
-    body, found, rest = line.rpartition(_SUM)
-    if not found or len(rest) != _SUM_DIGITS + 2 or not rest.endswith(b'"}'):
-        return None
-    body += b"}"
-    if rest[:-2] != _checksum(body, sum_before).encode():
-        return None
-    try:
-        data = json.loads(body)
-        record = Record(
-            sequence=data["n"],
-            kind=data["kind"],
-            phase=phase_of(side, data["phase"]),
-            at_seconds=data["at"],
-            boot=data["boot"],
-            pid=data["pid"],
-            start_ticks=data["start"],
-            facts=data["facts"],
-        )
-    except (ValueError, KeyError, TypeError):
-        return None
-    in_order = data["v"] == VERSION and record.sequence == len(before)
-    return record if in_order and _may_stand(before, record.phase) else None
-
-
-def _may_stand(before: list[Record], phase: AnyPhase) -> bool:
-    """Tell whether a record may follow the ones before it.
-
-    A result follows its own intent, or comes without one. An intent may be given up
-    for another (COPYING failed, so ROLLED_BACK), except where it is a decision.
-    """
-    reached = next((r.phase for r in reversed(before) if r.kind == "result"), None)
-    pending = before[-1].phase if before and before[-1].kind == "intent" else None
-    if pending is not None and pending.value in _BINDING and phase is not pending:
-        return False
-    return may_follow(reached, phase)
-
-
-_BINDING = ("ROLLED_BACK", "DISCARDED", "ACTIVE", "DONE")
 
 
 class Journal:
@@ -343,7 +207,7 @@ class Journal:
         self, kind: Kind, phase: AnyPhase, facts: Mapping[str, object], *, durable: bool
     ) -> None:
         name = phase.value if kind == "result" else f"intent.{phase.value}"
-        if not _may_stand(self.records, phase):
+        if not may_stand(self.records, phase):
             raise MigrationError(
                 f"{self.side}: {name} cannot follow {self.reached and self.reached.value}"
             )
@@ -367,7 +231,7 @@ class Journal:
             self._take_back(len(line), error)
         self.records.append(record)
         self._end += len(line)
-        self._sum = line[-3 - _SUM_DIGITS : -3].decode()
+        self._sum = line[-3 - SUM_DIGITS : -3].decode()
         faults.strike(self.side, "after", name)
 
     def _take_back(self, length: int, error: OSError) -> None:

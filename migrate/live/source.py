@@ -30,17 +30,17 @@ from migrate.checkpoint.locate import find_criu
 from migrate.errors import (
     Locked,
     MigrateError,
-    ProtocolError,
     Refused,
     RolledBack,
     TransportError,
     Undecided,
     WrongStatus,
 )
-from migrate.events import Finding, Log, PhaseEntered, Report, emit
+from migrate.events import Log, PhaseEntered, Report, emit
 from migrate.live import guard, preflight, recover, report
 from migrate.live.departure import Departure, work_folder
 from migrate.live.filesystem.source import TreeSource
+from migrate.live.hearing import counted, findings_of, relay
 from migrate.live.interruption import Interruptions
 from migrate.live.journal import Journal, folder_of
 from migrate.live.network.describe import describe
@@ -162,7 +162,7 @@ class Migration:
 
     def _over(self, reached: Reached) -> dict[str, Any]:
         order, link, journal = self.order, reached.link, self.journal
-        link.on_event(lambda event: _relay(event, reached.peer.host))
+        link.on_event(lambda event: relay(event, reached.peer.host))
         self.timeline.mark("connected")
         self.criu = find_criu(order.criu)
         config, spec = self._read_config()
@@ -212,12 +212,12 @@ class Migration:
         there = reached.link.call(
             "preflight", {"question": question, "bundle": self._bundle()}, CALL_SECONDS
         )
-        findings += _findings(there, reached.peer.host)
+        findings += findings_of(there, reached.peer.host)
         for finding in findings:
             emit(finding)
         refusals = [each for each in findings if each.verdict == "refuse"]
         if refusals:
-            raise Refused(_counted(refusals), refusals[0].hint)
+            raise Refused(counted(refusals), refusals[0].hint)
 
     def _prepare(self, reached: Reached, spec: Any) -> None:
         """Record whom we ask, then ask; both before anything is taken."""
@@ -449,41 +449,3 @@ class Migration:
         self.journal.enter(phase, durable=durable)
         self.timeline.mark(phase.value.lower())
         emit(PhaseEntered(side="source", phase=phase.value))
-
-
-def _counted(refusals: list[Finding]) -> str:
-    """Return the first refusal, and how many more there are."""
-    more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
-    return f"{refusals[0].message}{more}"
-
-
-def _findings(answer: Any, host: str) -> list[Finding]:
-    """Return what the other side's preflight answered.
-
-    Raises:
-        ProtocolError: it is no list of findings.
-    """
-    try:
-        return [
-            Finding(
-                host=host,
-                check=str(each["check"]),
-                verdict=each["verdict"] if each["verdict"] in ("ok", "warn") else "refuse",
-                message=f"{host}: {each['message']}",
-                hint=str(each["hint"]),
-            )
-            for each in answer
-        ]
-    except (TypeError, KeyError) as error:
-        raise ProtocolError(f"{host}: preflight is not understood: {error}") from None
-
-
-def _relay(event: Any, host: str) -> None:
-    """Emit an event of the other side as one of this stream."""
-    if not isinstance(event, dict):
-        return
-    kind = event.get("event")
-    if kind == "PhaseEntered" and isinstance(event.get("phase"), str):
-        emit(PhaseEntered(host=host, side="destination", phase=event["phase"]))
-    elif kind == "Log" and isinstance(event.get("message"), str):
-        emit(Log(host=host, level="info", message=f"{host}: {event['message']}"))

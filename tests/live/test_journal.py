@@ -19,14 +19,12 @@ from migrate.live.journal import (
     FILE,
     ROOM_BYTES,
     Journal,
-    Record,
     default_folder,
     driver_of,
-    encode,
     folder_of,
-    replay,
 )
 from migrate.live.phases import SOURCE_NEXT, Phase
+from migrate.live.records import Record, encode, replay
 
 
 @pytest.fixture
