@@ -207,8 +207,6 @@ def _common(facts: Facts, request: Request) -> dict[str, Any]:
     options: dict[str, Any] = {
         "log_level": request.log_level,
         "notify_scripts": True,
-        # What stands in for a file outside is another file, with a mode of its own.
-        "skip_file_rwx_check": any(each.kind == "file" for each in facts.stdio),
         "tcp_established": _derived(request.tcp_established, derived=not request.tcp_close),
         "tcp_close": request.tcp_close,
         "shell_job": request.shell_job,
