@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -33,6 +34,10 @@ _skipped: list[str] = []
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Leave the machine before anything else happens."""
+    # A shell starts what it puts into the background with SIGINT ignored, and every
+    # program started from here would inherit that.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.basetemp is None:
         scratch = tempfile.mkdtemp(prefix="migrate-tests-")
         _isolation.callback(shutil.rmtree, scratch, ignore_errors=True)

@@ -170,7 +170,11 @@ def test_a_site_with_a_frozen_process_goes_with_the_program_that_made_it(
     wait_until(lambda: "up" in (tmp_path / "output").read_text(), "the site is up")
     first = int((tmp_path / "output").read_text().split()[0])
     program.send_signal(how)
-    program.wait(20)
+    try:
+        program.wait(20)
+    finally:
+        program.kill()
+        program.wait()
     wait_until(lambda: not Path(f"/proc/{first}").exists(), "its first process is gone")
     if how == signal.SIGINT:
         assert list(tmp_path.glob("migrate-site-*")) == []
