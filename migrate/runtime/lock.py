@@ -7,6 +7,7 @@ Made by `Store.lock` (`state`).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -137,10 +138,14 @@ class Lock:
 
     def _try_in(self, directory: int) -> bool:
         """Take the lock in a directory that is open."""
-        if not statedir.is_ours(directory):
+        try:
+            names = os.listdir(directory)  # once: another `create` may come or go meanwhile
+        except FileNotFoundError:  # removed while we came in
+            names = []
+        if statedir.RECORD not in names and statedir.LOCK not in names:
             if not self._create:
                 raise ContainerNotFound(self._id, self._root)
-            if not statedir.is_empty(directory) and not statedir.is_ours(directory):
+            if names:
                 raise StateError(
                     f"{self._path} is there and holds what is no container of this program",
                     "Choose another id or another --root.",
@@ -196,7 +201,12 @@ class Lock:
                 return
         finally:
             os.close(directory)
-        os.rmdir(self._path)
+        try:
+            os.rmdir(self._path)
+        except OSError as error:
+            # The next `create` is in it already, or has come and gone.
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                raise
 
     def _holder(self) -> str:
         """Name who has the lock, in words."""

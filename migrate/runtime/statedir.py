@@ -20,7 +20,7 @@ CONFIG = "config.json"
 LOCK = "lock"
 # Made by `live` while a migration of the container is under way; says to or from whom.
 MIGRATION = "migration"
-OWN = frozenset({RECORD, CONFIG, LOCK, MIGRATION, "start.sock", "start.fifo"})
+OWN = frozenset({RECORD, CONFIG, LOCK, MIGRATION, "start.sock"})
 TEMPORARIES = (f".{RECORD}.", f".{CONFIG}.")
 
 # A record is some kilobytes; annotations of engines make it tens.
@@ -54,11 +54,6 @@ def has(directory: int, name: str) -> bool:
 def is_ours(directory: int) -> bool:
     """Tell whether this program made the directory: only that it may ever remove."""
     return has(directory, RECORD) or has(directory, LOCK)
-
-
-def is_empty(directory: int) -> bool:
-    """Tell whether nothing is in it."""
-    return not os.listdir(directory)
 
 
 def read(directory: int, name: str) -> bytes:

@@ -171,3 +171,22 @@ def test_a_full_disk_keeps_nobody_from_deleting(tmp_path: Path) -> None:
     )
     assert done.stderr == ""
     assert done.returncode == 0
+
+
+# A `create` that fails again and again: each time, the directory is made and removed.
+FAILING = f"""
+import sys, time
+sys.path.append({PACKAGE_PARENT!r})
+from migrate.runtime.state import Store
+end = time.monotonic() + 2
+while time.monotonic() < end:
+    with Store(sys.argv[1]).lock("a", create=True):
+        pass
+"""
+
+
+def test_creates_that_fail_at_once_do_not_stumble_over_each_other(store: Store) -> None:
+    argv = [sys.executable, "-I", "-S", "-c", FAILING, store.root]
+    at_work = [subprocess.Popen(argv, stderr=subprocess.PIPE) for _ in range(4)]
+    assert [process.communicate()[1] for process in at_work] == [b""] * 4
+    assert os.listdir(store.root) == []
