@@ -198,6 +198,20 @@ def _join_cgroup(record: Record, options: ExecOptions, pid: int) -> None:
     except CgroupError:
         if options.cgroup or set(record["cgroup"]) != {""}:
             raise
-        inner = files.read(f"/proc/{record['pid']}/cgroup").rpartition(":")[2]
-        tree = hierarchies()[""]
-        cgroup.add({"": f"{tree.mount_point}{inner}"}, pid)
+        cgroup.add({"": group_of_first(record)}, pid)
+
+
+def group_of_first(record: Record) -> str:
+    """Return the v2 group of a container's first process, which is below its own.
+
+    Raises:
+        CgroupError: it is somewhere else. The container names the groups it makes, and
+            must lead nobody out of its own by what it calls them.
+    """
+    lines = files.read(f"/proc/{record['pid']}/cgroup").split("\n")
+    inner = next((line[3:] for line in lines if line.startswith("0::")), "")
+    directory = f"{hierarchies()[''].mount_point}{inner}"
+    own = record["cgroup"][""]
+    if not f"{directory}/".startswith(f"{own}/"):
+        raise CgroupError(f"the container's first process is outside of its control group {own}")
+    return directory

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from migrate.errors import CgroupError
+from migrate.runtime import cgroup
+from migrate.runtime.execute import group_of_first
 from tests.runtime.conftest import Config, Failed, Runner, eventually
 from tests.runtime.test_console import Taker, taker  # noqa: F401 - a fixture
 
@@ -161,3 +164,22 @@ def test_several_at_once_do_not_meet(runner: Runner, running: Any) -> None:
     for call, reply in calls:
         assert call.wait(60) == 0
         assert '"value": 5' in reply.read_text()
+
+
+def test_the_group_of_the_first_process_is_read_whole_and_is_the_containers(
+    runner: Runner,
+) -> None:
+    """On v2, a container may make groups, and call one of them `a:`."""
+    record = runner.create()
+    top = f"{cgroup.hierarchies()[''].mount_point}/{record['id']}-v2"
+    os.makedirs(f"{top}/a:")
+    try:
+        cgroup.add({"": f"{top}/a:"}, record["pid"])
+        record["cgroup"] = {"": top}
+        assert group_of_first(record) == f"{top}/a:"
+        record["cgroup"] = {"": f"{top}/b"}
+        with pytest.raises(CgroupError, match="is outside of its control group"):
+            group_of_first(record)
+    finally:
+        cgroup.kill({"": top})
+        cgroup.destroy({"": top})
