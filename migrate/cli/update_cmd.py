@@ -93,7 +93,7 @@ def _bytes(option: str, text: str) -> int:
     digits, unit = (lower[:-1], lower[-1:]) if lower[-1:].isalpha() else (lower, "")
     try:
         return int(float(digits) * UNITS[unit])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         raise UsageError(
             f"invalid value for {option}: {text}", "Write bytes, or a size such as 64M."
         ) from None
