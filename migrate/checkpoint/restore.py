@@ -115,6 +115,11 @@ class Restore:
         self._let_read()
         self._gate.open(inventory)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether CRIU has not ended yet, nor been killed, also while a handler holds it."""
+        return self._session.is_alive()
+
     def abort(self) -> None:
         """Make a gated restore end without having restored anything; `wait` raises."""
         if self._gate is not None:

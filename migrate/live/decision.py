@@ -54,7 +54,12 @@ class SourceView:
 
     @property
     def destination_may_hold(self) -> bool:
-        """Whether the images may all have been sent."""
+        """Whether the images may all have been sent.
+
+        Records of the frozen part are not durable: a restart may have lost SENT's.
+        """
+        if not self.same_boot and Phase.FROZEN in (self.reached, self.pending):
+            return True
         return Phase.SENT in (self.reached, self.pending)
 
 

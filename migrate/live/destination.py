@@ -19,15 +19,18 @@ from typing import TYPE_CHECKING, Any
 from migrate.checkpoint.failure import was_refused
 from migrate.checkpoint.restore import LOG_NAME
 from migrate.errors import CriuError, Locked, Lost, MigrateError, ProtocolError
-from migrate.events import PhaseEntered, as_json, emit
+from migrate.events import Log, PhaseEntered, as_json, emit
 from migrate.live import arrival, guard, preflight
 from migrate.live.arrival import Place
 from migrate.live.decision import DestinationView, Tasks
 from migrate.live.incoming import Announced, Incoming
 from migrate.live.journal import Journal, folder_of
+from migrate.live.network.plan import Plan
+from migrate.live.network.switch import switches_of
 from migrate.live.phases import GIVES_UP_ALONE, MESSAGES, Landing
 from migrate.live.reality import look_at_tasks, stamp, wait_for_criu_in
 from migrate.live.wire import Fields
+from migrate.runtime import cgroup
 from migrate.runtime.state import SCHEMA_VERSION, Store, boot_id
 from migrate.transport.link import Link
 
@@ -224,6 +227,8 @@ class Destination:
         view = self.look()
         if view.may_have_run:
             ended = view.tasks is Tasks.GONE
+            if not ended:
+                self._connect(journal)
         else:
             resume_seconds = self._let_go(journal, place)
         self._settle(journal, place)
@@ -236,11 +241,19 @@ class Destination:
 
     def _let_go(self, journal: Journal, place: Place) -> float:
         """Have the tasks run, restored again where what was held is gone."""
-        facts: dict[str, int] = {}
-        if self._incoming is None:
+        facts: dict[str, Any] = {}
+        if self._incoming is None or not self._incoming.is_held:
+            if self._incoming is not None:  # somebody has killed CRIU while it held them
+                self._incoming.stop()
             wait_for_criu_in(place.cgroup)
-            self._incoming = Incoming.again(place, journal, self._settings.criu)
-            facts = stamp("pid", self._incoming.restore(None))
+            cgroup.kill(place.cgroup)  # what is left of a copy that has never run
+            self._incoming = Incoming.again(
+                place,
+                journal,
+                self._settings.criu,
+                lambda made: facts.update(network=made),
+            )
+            facts |= stamp("pid", self._incoming.restore(None))
         journal.intend(Landing.ACTIVE, facts, durable=False)
         try:
             return self._incoming.let_go()
@@ -249,6 +262,15 @@ class Destination:
                 f"criu failed while it let the container go: {error.message}",
                 f"Look at {place.images}; the images are kept.",
             ) from error
+
+    def _connect(self, journal: Journal) -> None:
+        """Bring the links up: who let the container go may have died before it came to it."""
+        try:
+            plan = Plan.from_json(journal.fact("network")["plan"])
+            with switches_of(plan, journal.fact("pid"), is_ours=True) as switches:
+                switches.up()
+        except MigrateError as error:
+            emit(Log(level="warning", message=f"network: {error.message}"))
 
     def _settle(self, journal: Journal, place: Place) -> None:
         """Make it a container like any other here."""

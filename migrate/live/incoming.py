@@ -46,8 +46,6 @@ from migrate.transport.link import Link
 
 # Small images: many processes with many mappings still fit a hundred times.
 LARGEST_IMAGES_BYTES = 1 << 30
-# After the last call the streams of a sound source are already complete.
-STREAM_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +92,6 @@ class Incoming:
     Args:
         link: to the source; None for a second restore.
         criu: as given by --criu.
-
-    Attributes:
-        is_held: it is restored, and has not run.
     """
 
     def __init__(
@@ -116,13 +111,17 @@ class Incoming:
         self._files: Work[None] | None = None
         self._memory: Work[None] | None = None
         self._summary: StreamSummary | None = None
-        self.is_held = False
 
     @staticmethod
-    def again(place: Place, journal: Journal, criu: str | None) -> Incoming:
-        """Return what an agent that is gone had verified, to be restored once more.
+    def again(
+        place: Place, journal: Journal, criu: str | None, record: Callable[[dict[str, Any]], None]
+    ) -> Incoming:
+        """Return what was verified before, to be restored once more.
 
-        Its network is still there, but for a namespace that only that agent held.
+        Its network is still there, but for a namespace that only the other agent held.
+
+        Args:
+            record: notes what of the network is about to be made.
         """
         with open(f"{place.bundle}/{arrival.CONFIG}", "rb") as file:
             config = file.read()
@@ -139,8 +138,13 @@ class Incoming:
         incoming = Incoming(None, place, announced, criu)
         incoming._images = incoming._stack.enter_context(images)
         tear_down(journal.fact("network"))
-        incoming._network = incoming._stack.enter_context(build(announced.network, lambda _: None))
+        incoming._network = incoming._stack.enter_context(build(announced.network, record))
         return incoming
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is restored, and has not run."""
+        return self._restorer is not None and self._restorer.is_held
 
     def make(self, record: Callable[[dict[str, Any]], None]) -> None:
         """Make everything that can be made while the container still runs there.
@@ -205,18 +209,14 @@ class Incoming:
             raise ProtocolError("nothing waits for images")
         if inventory is not None:
             self._restore.open_gate(inventory)
-        pid = self._restorer.wait_held()
-        self.is_held = True
-        return pid
+        return self._restorer.wait_held()
 
     def let_go(self) -> float:
         """Let it run; return how long that took, in seconds."""
         if self._restorer is None:
             raise ProtocolError("nothing is held")
         heard = time.monotonic()
-        seconds = self._restorer.let_go() - heard
-        self.is_held = False
-        return seconds
+        return self._restorer.let_go() - heard
 
     def stop(self) -> None:
         """End all of it: what is held is killed, what arrives is not wanted."""
@@ -224,7 +224,6 @@ class Incoming:
             self._link.refuse_streams("the migration was given up")
         if self._restorer is not None:
             self._restorer.refuse()
-        self.is_held = False
         self.close()
 
     def close(self) -> None:

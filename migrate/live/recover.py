@@ -29,7 +29,7 @@ from migrate.live.decision import (
 from migrate.live.departure import Departure
 from migrate.live.destination import Destination, Settings, view_from_json
 from migrate.live.journal import Journal, folder_of
-from migrate.live.phases import GIVES_UP_ALONE, Landing, Phase
+from migrate.live.phases import GIVES_UP_ALONE, Landing, Phase, may_follow
 from migrate.live.reach import Reached, Way, reach
 from migrate.runtime.state import Store
 
@@ -127,10 +127,8 @@ def _carry_out(
             reached.link.call("discard", name, CALL_SECONDS)
         return
     if decision.source is SourceAction.COMMIT:
-        if journal.reached is not Phase.SENT:
-            journal.enter(Phase.SENT)
         departure.keep_still()
-        journal.enter(Phase.COMMITTED)
+        record_commit(journal)
     if decision.source in (SourceAction.COMMIT, SourceAction.CLEAN_UP):
         departure.keep_still()
         if reached is not None and decision.destination is DestinationAction.ACTIVATE:
@@ -141,6 +139,13 @@ def _carry_out(
             departure.end()
         if reached is not None and decision.destination is not DestinationAction.NOTHING:
             reached.link.call("forget", name, CALL_SECONDS)
+
+
+def record_commit(journal: Journal) -> None:
+    """Record the commit, and before it what a restart may have lost: it was not durable."""
+    for phase in (Phase.FROZEN, Phase.SENT, Phase.COMMITTED):
+        if may_follow(journal.reached, phase):
+            journal.enter(phase)
 
 
 def _close(

@@ -32,6 +32,10 @@ class Running(Protocol):
     def start(self, handlers: Mapping[str, Handler]) -> None:
         """Ask CRIU, in a thread that calls the handlers."""
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether CRIU has not ended yet."""
+
     def wait(self) -> int:
         """Return the pid once CRIU has ended well, or raise."""
 
@@ -68,6 +72,11 @@ class Restorer:
     def has_resumed(self) -> bool:
         """Whether it runs."""
         return self._resumed_at > 0
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is restored and nothing of it has run; not if CRIU was killed since."""
+        return bool(self._held_pid) and self._verdict is None and self._restore.is_alive
 
     def start(self) -> None:
         """Begin; CRIU may have to wait for its images."""

@@ -196,3 +196,8 @@ def test_an_interrupted_recovery_decides_the_same_again() -> None:
             )
             assert again.source in (SourceAction.CLEAN_UP, SourceAction.NOTHING)
             assert again.destination is decision.destination, (source, destination)
+
+
+def test_a_restart_that_lost_the_last_records_does_not_give_up_what_may_be_held() -> None:
+    source = SourceView(Phase.COPYING, Phase.FROZEN, Tasks.GONE, same_boot=False)
+    assert decide(source, None).outcome is Outcome.WAITING

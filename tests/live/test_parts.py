@@ -268,6 +268,10 @@ class Restore:
         self._thread = threading.Thread(target=run)
         self._thread.start()
 
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
     def wait(self) -> int:
         self._thread.join()
         if self._fails or not self.answers[-1]:
