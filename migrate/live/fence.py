@@ -117,12 +117,24 @@ def wait_for_no_tracer(pids: Sequence[int]) -> bool:
 
 
 def _tracer(pid: int) -> int:
-    """Return who traces a process, 0 for nobody or a process that is gone."""
+    """Return the CRIU that traces a process, 0 for none, or a process that is gone.
+
+    A debugger is nobody to wait for: it may stay for as long as the container.
+    """
     try:
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
             for line in file:
                 if line.startswith("TracerPid:"):
-                    return int(line.split()[1])
+                    tracer = int(line.split()[1])
+                    return tracer if is_criu(tracer) else 0
     except (FileNotFoundError, ProcessLookupError):
         pass
     return 0
+
+
+def is_criu(pid: int) -> bool:
+    """Tell whether a process is a CRIU."""
+    try:
+        return os.path.basename(os.readlink(f"/proc/{pid}/exe")).startswith("criu")
+    except OSError:
+        return False

@@ -80,10 +80,30 @@ class Announced:
             config=json.dumps(arrival.config_for(config), indent=4).encode(),
             facts=Facts.from_json(fields.object("facts")),
             network=Plan.from_json(fields.object("network")),
-            record=fields.object("record"),
+            record=_record_of(Fields("receive: record", fields.object("record"))),
             paused=fields.claim("paused"),
             migration=fields.text("migration"),
         )
+
+
+def _record_of(said: Fields) -> dict[str, Any]:
+    """Return what is kept of the source's record.
+
+    What a record cannot hold must show here: after the commit it would be too late.
+    """
+    annotations, stdio = said.object("annotations"), said.value.get("stdio")
+    if not isinstance(stdio, list):
+        raise ProtocolError("receive: record: stdio is no list")
+    if not all(isinstance(each, str) for each in (*annotations.values(), *stdio)):
+        raise ProtocolError("receive: record: annotations or stdio hold what is no text")
+    return {
+        "created": said.text("created"),
+        "oci_version": said.text("oci_version"),
+        "owner": said.text("owner"),
+        "annotations": annotations,
+        "stdio": stdio,
+        "terminal": said.claim("terminal"),
+    }
 
 
 class Incoming:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 
 from migrate.live.decision import Tasks
-from migrate.live.fence import wait_for_no_tracer
+from migrate.live.fence import is_criu, wait_for_no_tracer
 from migrate.live.journal import Journal
 from migrate.runtime import cgroup
 from migrate.runtime.state import process_start_ticks
@@ -84,14 +84,7 @@ def wait_for_criu_in(paths: Mapping[str, str]) -> bool:
 
 def criu_in(paths: Mapping[str, str]) -> list[int]:
     """Return the pids of CRIU in a control group."""
-    return [pid for pid in cgroup.procs(paths) if _is_criu(pid)]
-
-
-def _is_criu(pid: int) -> bool:
-    try:
-        return os.path.basename(os.readlink(f"/proc/{pid}/exe")).startswith("criu")
-    except OSError:
-        return False
+    return [pid for pid in cgroup.procs(paths) if is_criu(pid)]
 
 
 def stamp(name: str, pid: int) -> dict[str, int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,12 +14,16 @@ from typing import Any
 
 import pytest
 
+from migrate.checkpoint.facts import Facts, NetworkNamespace
 from migrate.cli import showing
 from migrate.errors import LinkError, MigrationError, PeerError, ProtocolError, Refused
 from migrate.events import Finding, Log, PhaseEntered, Progress
 from migrate.live import guard, inbox, report
+from migrate.live.fence import wait_for_no_tracer
 from migrate.live.inbox import Call, Inbox, LinkGone
+from migrate.live.incoming import Announced
 from migrate.live.interruption import Interrupted, Interruptions
+from migrate.live.network.plan import Plan
 from migrate.live.phases import (
     DESTINATION_NEXT,
     MESSAGES,
@@ -327,6 +333,63 @@ def test_a_link_that_does_not_come_up_stops_nobody() -> None:
     problem = restorer.finish()
     assert problem is not None
     assert problem.message == "no link"
+
+
+# --- what the other side says ---
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"created": None}, {"annotations": {"a": 1}}, {"stdio": "none"}, {"terminal": "no"}],
+)
+def test_a_record_that_could_not_be_kept_is_refused_before_anything_is_made(
+    wrong: dict[str, object],
+) -> None:
+    record = {
+        "created": "2026-01-01T00:00:00Z",
+        "oci_version": "1.2.0",
+        "owner": "root",
+        "annotations": {},
+        "stdio": [],
+        "terminal": False,
+        **wrong,
+    }
+    said = {
+        "config": '{"root": {"path": "rootfs"}}',
+        "facts": Facts(
+            container_id="a",
+            pid=7,
+            rootfs="/r",
+            terminal=False,
+            cgroup_namespace=False,
+            has_nested_cgroups=False,
+            user_namespace=False,
+            network=NetworkNamespace(kind="host", inode=1, path=""),
+        ).to_json(),
+        "network": Plan(kind="host").to_json(),
+        "record": record,
+        "paused": False,
+        "migration": "m",
+    }
+    with pytest.raises(ProtocolError, match="record"):
+        Announced.of(Fields("receive", said))
+
+
+# --- the fence ---
+
+
+def test_a_debugger_is_nobody_to_wait_for() -> None:
+    command = "import ctypes, time; ctypes.CDLL(None).ptrace(0, 0, 0, 0); print(flush=True)"
+    command += "; time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE) as traced:
+        assert traced.stdout is not None
+        traced.stdout.readline()
+        try:
+            before = time.monotonic()
+            assert wait_for_no_tracer([traced.pid])
+            assert time.monotonic() - before < 1
+        finally:
+            traced.kill()
 
 
 # --- marks ---
