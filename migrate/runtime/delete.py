@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 
 from migrate.errors import BrokenState, ContainerNotFound, HookError, MigrateError, WrongStatus
 from migrate.runtime import cgroup, jsontext, state
@@ -24,6 +25,8 @@ else:
 
 SIGKILL = 9
 DEATH_SECONDS = 10.0
+STRAY_SECONDS = 1.0
+STRAY_PAUSE_SECONDS = 0.01
 
 
 def delete(store: Store, container_id: str, *, force: bool = False) -> list[str]:
@@ -34,7 +37,8 @@ def delete(store: Store, container_id: str, *, force: bool = False) -> list[str]
             no such container.
 
     Returns:
-        What went wrong without stopping the removal: failed poststop hooks.
+        What went wrong without stopping the removal: failed poststop hooks, and control
+        groups that stay because somebody else is in them.
 
     Raises:
         ContainerNotFound: without force.
@@ -77,18 +81,60 @@ def _delete(store: Store, container_id: str, *, force: bool) -> list[str]:
             f"cannot delete container {container_id} that is not stopped: {status}",
             f"Stop it, or add --force: `migrate delete --force {container_id}`.",
         )
-    clear_away(record)
     config = _config(store, container_id)
+    problems = []
+    if status == "stopped" and _is_anothers(record["cgroup"], config):
+        problems = _remove_empty(record["cgroup"])
+    else:
+        clear_away(record)
     store.remove(container_id)
-    return _poststop(config, record)
+    return problems + _poststop(config, record)
+
+
+def _is_anothers(paths: Mapping[str, str], config: bytes) -> bool:
+    """Tell whether somebody has moved into the control groups of a stopped container.
+
+    Where it had a pid namespace of its own, all of it has ended with its first process.
+    What joined it only just now, as `exec` does, finds that out and ends.
+    """
+    deadline = time.monotonic() + STRAY_SECONDS
+    while cgroup.procs(paths):
+        if not _had_own_pids(config):
+            return False
+        if time.monotonic() >= deadline:
+            return True
+        time.sleep(STRAY_PAUSE_SECONDS)
+    return False
+
+
+def _remove_empty(paths: Mapping[str, str]) -> list[str]:
+    """Remove the control groups that nobody is in; say of the others that they stay."""
+    others = {key: path for key, path in paths.items() if cgroup.procs({key: path})}
+    cgroup.destroy({key: path for key, path in paths.items() if key not in others})
+    return [
+        f"control group {path} stays: it holds somebody else's processes"
+        for path in list(others.values())[:1]
+    ]
+
+
+def _had_own_pids(config: bytes) -> bool:
+    """Tell whether a container was made with a pid namespace of its own."""
+    from migrate.runtime.spec import decode
+
+    try:
+        namespaces = decode(config, "config.json").get("linux", {}).get("namespaces", [])
+    except MigrateError:
+        return False
+    return any(each["type"] == "pid" and not each.get("path") for each in namespaces)
 
 
 def _kill_before_lock(store: Store, container_id: str) -> None:
     """Kill the container first: a command that waits for it then lets the lock go."""
     try:
         record = store.load(container_id)
-        _kill_first(record)
-        cgroup.kill(record["cgroup"])
+        if state.status(record) != "stopped":
+            _kill_first(record)
+            cgroup.kill(record["cgroup"])
     except MigrateError:
         return  # under the lock it is tried again, and reported
 

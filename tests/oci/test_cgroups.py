@@ -178,3 +178,20 @@ def test_a_create_into_the_cgroup_of_another_is_refused_and_leaves_it_alone(
     assert "not empty" in error
     assert runtime.ids() == [first.id]
     assert first.status == "created"
+
+
+@pytest.mark.parametrize("verb", ["delete", "delete --force"])
+def test_who_moved_into_the_cgroup_of_a_stopped_container_outlives_its_delete(
+    runtime: Runtime, verb: str
+) -> None:
+    first = runtime.started()
+
+    def change(config: Config) -> None:
+        config["linux"]["cgroupsPath"] = f"/{first.id}"
+
+    first("kill", "KILL")
+    first.wait_until("stopped")
+    second = runtime.started(runtime.bundle(change=change))
+    runtime(*verb.split(), first.id)
+    assert second.status == "running"
+    assert runtime.ids() == [second.id]
