@@ -122,7 +122,9 @@ def _carry_out(
             journal.intend(
                 Phase.ROLLED_BACK, why=decision.because, may_hold=source.destination_may_hold
             )
-        departure.go_on(source.tasks)
+        if journal.reached is not Phase.ROLLED_BACK:  # else it is any command's again
+            departure.go_on(source.tasks)
+            journal.enter(Phase.ROLLED_BACK)
         if reached is not None and decision.destination is DestinationAction.DISCARD:
             reached.link.call("discard", name, CALL_SECONDS)
         return

@@ -358,13 +358,14 @@ class Migration:
                 self._tell(reached)
 
     def _roll_back(self, error: BaseException) -> None:
-        """It runs on here, from now on for good."""
-        if self.journal.reached is None and self.journal.pending is None:
+        """It runs on here, from now on for good, and is any command's again."""
+        if not self.journal.records or self.journal.reached is Phase.ROLLED_BACK:
             return
         if self.journal.pending is not Phase.ROLLED_BACK:
             self.journal.intend(Phase.ROLLED_BACK, why=str(error), may_hold=self._may_hold())
         if self.departure is not None:
             self.departure.go_on(self.departure.look(self.journal).tasks)
+        self.enter(Phase.ROLLED_BACK)
 
     def _may_hold(self) -> bool:
         return any(record.phase is Phase.SENT for record in self.journal.records)
@@ -390,7 +391,6 @@ class Migration:
             ):
                 self._tell(again)
         if self._was_told or not self._may_hold():
-            self.enter(Phase.ROLLED_BACK)
             self.journal.remove()
         return False
 

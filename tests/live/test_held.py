@@ -52,3 +52,16 @@ def test_a_commit_is_recorded_where_a_restart_has_lost_the_records_before(tmp_pa
         journal.intend(Phase.FROZEN)
         record_commit(journal)
         assert journal.reached is Phase.COMMITTED
+
+
+def test_what_was_paused_after_a_rollback_is_not_woken_by_its_recovery(container: Moved) -> None:
+    with container.stopped_at("destination:after:HELD:stop") as source:
+        container.cut_off()
+        container.go_on()
+        assert source.wait() == 1
+    container.host1.run(["migrate", "pause", ID])
+    container.reconnect()
+    container.recover()
+    assert container.status(container.host1) == "paused"
+    container.host1.run(["migrate", "resume", ID])
+    container.must_run_on("host1")
