@@ -153,6 +153,21 @@ def test_a_user_namespace_maps_ids_and_binds_devices(runner: Runner) -> None:
     ]
 
 
+@pytest.mark.parametrize("path", ["/dev/zero", "/etc/hosts"])
+def test_a_device_of_the_host_that_is_another_is_not_bound(runner: Runner, path: str) -> None:
+    def change(config: Config) -> None:
+        with_user_namespace(config)
+        config["linux"]["devices"] = [{"path": path, "type": "c", "major": 1, "minor": 3}]
+
+    for folder in [runner.folder, *runner.folder.parents][:3]:
+        folder.chmod(0o755)
+    for place in [runner.rootfs, *runner.rootfs.iterdir()]:
+        os.chown(place, 100000, 100000)
+    runner.bundle(change=change)
+    with pytest.raises(Failed, match=f"{path} of the host is not the device"):
+        runner.create()
+
+
 def test_a_bind_source_out_of_reach_of_the_mapped_root_is_opened_for_it(
     runner: Runner, tmp_path: Path
 ) -> None:

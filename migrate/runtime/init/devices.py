@@ -24,12 +24,12 @@ KINDS = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IF
 def device(context: Context, node: dict[str, Any]) -> None:
     """Make one node; in a user namespace, where mknod is refused, bind the host's."""
     path = node["path"]
-    if context.plan["in_user_namespace"] and node["type"] != "p":
-        _bind(context, path)
-        return
-    parent, name = context.root.parent_and_name(path)
     kind = KINDS[node["type"]]
     number = os.makedev(node["major"], node["minor"]) if node["type"] != "p" else 0
+    if context.plan["in_user_namespace"] and node["type"] != "p":
+        _bind(context, path, (kind, number))
+        return
+    parent, name = context.root.parent_and_name(path)
     try:
         os.mknod(name, kind | node["mode"], number, dir_fd=parent)
     except FileExistsError:
@@ -81,11 +81,17 @@ def _check_same(parent: int, name: str, path: str, wanted: tuple[int, int]) -> N
         )
 
 
-def _bind(context: Context, path: str) -> None:
+def _bind(context: Context, path: str, wanted: tuple[int, int]) -> None:
     try:
         tree = syscalls.open_tree(syscalls.AT_FDCWD, path, syscalls.OPEN_TREE_CLONE)
     except KernelError as error:
         raise StageError(f"cannot bind the device {path}: {error}") from None
+    status = os.fstat(tree)
+    if (stat.S_IFMT(status.st_mode), status.st_rdev) != wanted:
+        raise StageError(
+            f"{path} of the host is not the device that is asked for",
+            "In a user namespace a device is the host's of the same path: give its numbers.",
+        )
     target = context.root.make_target(path, is_directory=False)
     syscalls.move_mount(tree, target)
     os.close(target)
