@@ -130,6 +130,11 @@ def _check_terminal(process: Process, options: ExecOptions) -> None:
             "cannot allocate tty if migrate will detach without setting console socket",
             "Give --console-socket, or leave out --tty.",
         )
+    if options.console_socket and not process.get("terminal"):
+        raise StageError(
+            "cannot use console socket if migrate will not detach or allocate tty",
+            "Add --tty, or leave out --console-socket.",
+        )
 
 
 def _no_maps(_pid: int) -> None:

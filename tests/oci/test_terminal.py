@@ -179,6 +179,15 @@ def test_a_console_socket_without_a_terminal_is_refused(
     assert runtime.ids() == []
 
 
+@pytest.mark.parametrize("options", [(), ("--detach",)])
+def test_exec_refuses_a_console_socket_without_a_terminal(
+    runtime: Runtime, options: tuple[str, ...]
+) -> None:
+    container = runtime.started()
+    error = runtime.refuses("exec", *options, "--console-socket", "/nosuch", container.id, "true")
+    assert "cannot use console socket if" in error
+
+
 def test_a_terminal_without_a_console_socket_is_refused_when_detached(
     runtime: Runtime, bundle: Bundle
 ) -> None:
