@@ -188,7 +188,7 @@ class Relay:
         """Write output; where nobody reads ours any more, the process runs on unheard."""
         try:
             while part and self._is_heard:
-                part = part[os.write(1, part) :]
+                part = part[_written(1, part) :]
         except OSError as error:
             if error.errno not in GONE:
                 raise
@@ -198,6 +198,8 @@ class Relay:
         """Take what was typed."""
         try:
             part = os.read(0, PART_BYTES)
+        except BlockingIOError:  # another reader of our terminal was faster
+            return
         except OSError as error:
             if error.errno not in GONE:
                 raise
@@ -224,6 +226,17 @@ class Relay:
         """Carry over what the process wrote last."""
         while self._master >= 0 and self._from_process():
             pass
+
+
+def _written(fd: int, part: bytes) -> int:
+    """Write and return how much was taken, also where our caller made the file non-blocking."""
+    while True:
+        try:
+            return os.write(fd, part)
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            poll.poll()
 
 
 def _noted(number: int, frame: FrameType | None) -> None:

@@ -45,9 +45,10 @@ os._exit(status)
 class Terminal:
     """A relay on a terminal of the test's own."""
 
-    def __init__(self, *command: str) -> None:
+    def __init__(self, *command: str, is_blocking: bool = True) -> None:
         self.pid, self.master = os.forkpty()
         if self.pid == 0:
+            os.set_blocking(1, is_blocking)
             os.execv(sys.executable, [sys.executable, "-c", PROGRAM, "terminal", *command])
         self.seen = b""
 
@@ -76,8 +77,8 @@ class Terminal:
 def terminal() -> Iterator[Callable[..., Terminal]]:
     made: list[Terminal] = []
 
-    def make(*command: str) -> Terminal:
-        made.append(Terminal(*command))
+    def make(*command: str, is_blocking: bool = True) -> Terminal:
+        made.append(Terminal(*command, is_blocking=is_blocking))
         return made[-1]
 
     yield make
@@ -123,6 +124,16 @@ def test_a_lot_comes_through_whole(terminal: Callable[..., Terminal]) -> None:
     screen.wait_for(b"the-end\r\n")
     assert screen.seen == b"".join(b"%d\r\n" % n for n in range(1, 20001)) + b"the-end\r\n"
     assert screen.status() == 0
+
+
+def test_a_terminal_that_does_not_block_loses_nothing(terminal: Callable[..., Terminal]) -> None:
+    """As a caller that shares it has made it."""
+    script = "seq 1 20000; echo the-end; exit 4"
+    screen = terminal("sh", "-c", script, is_blocking=False)
+    time.sleep(0.3)  # nobody reads until it is full
+    screen.wait_for(b"the-end\r\n")
+    assert screen.seen == b"".join(b"%d\r\n" % n for n in range(1, 20001)) + b"the-end\r\n"
+    assert screen.status() == 4
 
 
 def test_a_terminal_that_is_hung_up_ends_neither_the_process_nor_the_wait(
