@@ -37,7 +37,7 @@ from migrate.runtime.state import Store, boot_id, now_rfc3339
 if TYPE_CHECKING:
     from migrate.runtime.state import Record
 
-MIGRATIONS = ".migrations"
+MIGRATIONS = "~migrations"  # no container can have this id
 CONFIG = "config.json"
 ROOTFS = "rootfs"
 RESERVE_BYTES = 256 << 10
@@ -198,7 +198,7 @@ def make(place: Place, config: bytes, resources: Mapping[str, Any] | None) -> No
 
 def _reserve(place: Place) -> str:
     """Return the file that keeps room for the record, beside the records."""
-    return f"{place.work}.reserve"
+    return f"{place.work}~reserve"
 
 
 def free_reserve(place: Place) -> None:

@@ -44,6 +44,7 @@ class SourceView:
         pending: the intent after it, if any.
         same_boot: the machine has not been restarted since.
         confirmed: the journal says that the destination was seen ACTIVE.
+        is_replaced: another container has its id by now, as after a restart.
     """
 
     reached: Phase | None
@@ -51,6 +52,7 @@ class SourceView:
     tasks: Tasks
     same_boot: bool = True
     confirmed: bool = False
+    is_replaced: bool = False
 
     @property
     def destination_may_hold(self) -> bool:
@@ -237,6 +239,8 @@ def _decide_uncommitted(source: SourceView, destination: DestinationView | None)
         return _ended_or_lost(source, destination)
     holds = destination.reached is Landing.HELD and destination.pending is not Landing.DISCARDED
     if holds and destination.can_be_let_go:
+        if source.is_replaced:
+            return _contradiction("the destination holds it, and it was made anew on the source")
         return Decision(
             Outcome.ON_DESTINATION,
             SourceAction.COMMIT,

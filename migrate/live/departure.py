@@ -31,7 +31,7 @@ from migrate.runtime.state import Store
 
 def work_folder(store: Store, container_id: str) -> str:
     """Return where the small images of a dump lie, in memory."""
-    return f"{store.root}/{MIGRATIONS}/{container_id}.leaving"
+    return f"{store.root}/{MIGRATIONS}/{container_id}~leaving"
 
 
 class Departure:
@@ -99,6 +99,7 @@ class Departure:
             tasks=look_at_tasks(journal, self._paths),
             same_boot=journal.same_boot,
             confirmed=journal.fact("confirmed") is True,
+            is_replaced=self.store.exists(self.container_id) and not self.is_here,
         )
 
     @property

@@ -188,6 +188,8 @@ class Destination:
 
     def _receive(self, fields: Fields) -> object:
         journal, place = self._open()
+        if self._incoming is not None:
+            raise ProtocolError("receive: was called before")
         announced = Announced.of(fields)
         incoming = Incoming(self._link, place, announced, self._settings.criu)
         self._incoming = incoming

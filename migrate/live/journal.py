@@ -244,10 +244,6 @@ class Journal:
             raise Undecided(problem, "Make the folder writable, then run recover.") from error
         raise MigrationError(problem, "Make room on its disk.") from error
 
-    def flush(self) -> None:
-        """Make records that were not durable so."""
-        os.fdatasync(self._fd)
-
     def remove(self) -> None:
         """Forget the migration, and close."""
         try:
@@ -346,15 +342,6 @@ def _clear(folder: str) -> None:
     _sync_folder(os.path.dirname(folder))
     with contextlib.suppress(OSError):  # others are in it
         os.rmdir(os.path.dirname(folder))
-
-
-def sync_directory(path: str) -> None:
-    """Make the entries of a directory last through a power cut, see fsync(2)."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _write_at(fd: int, content: bytes, offset: int) -> None:

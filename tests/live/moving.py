@@ -36,7 +36,7 @@ table inet cutoff {
   chain out { type filter hook output priority 0; tcp sport 22 reject; }
 }
 """
-WIPED = "/srv/* /run/migrate/* /run/migrate/.migrations /var/lib/migrate/*"
+WIPED = "/srv/* /run/migrate/* /run/migrate/~migrations /var/lib/migrate/*"
 
 Where = Literal["host1", "host2"]
 
@@ -194,7 +194,7 @@ class Moved:
             for pattern in (
                 "var/lib/migrate/source/*",
                 "var/lib/migrate/destination/*",
-                "run/migrate/.migrations/*",
+                "run/migrate/~migrations/*",
                 "run/migrate/*/migration",
             ):
                 root = host.folder("/")

@@ -201,3 +201,9 @@ def test_an_interrupted_recovery_decides_the_same_again() -> None:
 def test_a_restart_that_lost_the_last_records_does_not_give_up_what_may_be_held() -> None:
     source = SourceView(Phase.COPYING, Phase.FROZEN, Tasks.GONE, same_boot=False)
     assert decide(source, None).outcome is Outcome.WAITING
+
+
+def test_a_held_copy_is_not_let_go_beside_one_that_was_made_anew() -> None:
+    source = SourceView(Phase.SENT, None, Tasks.GONE, same_boot=False, is_replaced=True)
+    held = DestinationView(Landing.HELD, None, Tasks.FROZEN, images_whole=True)
+    assert decide(source, held).outcome is Outcome.CONTRADICTION

@@ -16,9 +16,18 @@ import pytest
 
 from migrate.checkpoint.facts import Facts, NetworkNamespace
 from migrate.cli import showing
-from migrate.errors import LinkError, MigrationError, PeerError, ProtocolError, Refused
+from migrate.errors import (
+    LinkError,
+    MigrationError,
+    PeerError,
+    ProtocolError,
+    Refused,
+    StateError,
+)
 from migrate.events import Finding, Log, PhaseEntered, Progress
 from migrate.live import guard, inbox, report
+from migrate.live.arrival import MIGRATIONS
+from migrate.live.departure import work_folder
 from migrate.live.fence import wait_for_no_tracer
 from migrate.live.inbox import Call, Inbox, LinkGone
 from migrate.live.incoming import Announced
@@ -38,6 +47,7 @@ from migrate.live.report import Bytes, Timeline
 from migrate.live.restorer import Restorer
 from migrate.live.wire import Fields
 from migrate.live.work import Work
+from migrate.runtime.state import Store, validate_id
 from migrate.transport.channel import channel_pair
 from migrate.transport.link import Link
 
@@ -402,3 +412,9 @@ def test_a_bundle_belongs_to_the_container_that_left_it(tmp_path: Path) -> None:
     assert not guard.was_left_by(str(tmp_path), "b")
     (tmp_path / guard.MARK).write_text("nonsense")
     assert not guard.was_left_by(str(tmp_path), "a")
+
+
+def test_no_container_s_folder_can_be_another_migration_s() -> None:
+    for name in (MIGRATIONS, os.path.basename(work_folder(Store("/r"), "a"))):
+        with pytest.raises(StateError):
+            validate_id(name)

@@ -11,7 +11,7 @@ from tests.live.moving import Moved, moved, read
 from tests.support.hosts import Host, Site
 
 # The destination's memory for images, while a migration is on.
-IMAGES = "/run/migrate/.migrations/moved"
+IMAGES = "/run/migrate/~migrations/moved"
 
 
 @contextmanager
