@@ -25,7 +25,7 @@ from migrate.checkpoint import netns
 from migrate.errors import KernelError, NetworkError
 from migrate.live.network import links, sysctls
 from migrate.live.network import rtnetlink as rt
-from migrate.live.network.describe import route_socket
+from migrate.live.network.describe import FALLBACKS, route_socket
 from migrate.live.network.links import FoundLink
 from migrate.live.network.plan import Interface, Plan
 from migrate.live.network.rtnetlink import RefusedByKernel, RouteSocket
@@ -191,7 +191,7 @@ def _existing(path: str) -> int:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         others = (
-            sorted(netns.inside(fd, netns.interfaces).keys() - {"lo"})
+            sorted(netns.inside(fd, netns.interfaces).keys() - {"lo", *FALLBACKS})
             if _is_network_namespace(fd)
             else ["what is no network namespace"]
         )
@@ -314,7 +314,7 @@ def tear_down(facts: Mapping[str, Any]) -> None:
     """
     plan = Plan.from_json(facts["plan"])
     remove_links(plan)
-    if facts.get("path_made") and plan.path:
+    if facts.get("path_made") and plan.path and not _is_used(plan.path):
         _unmount(plan.path)
 
 
@@ -337,6 +337,23 @@ def remove_links(plan: Plan) -> None:
                     raise
     finally:
         sock.close()
+
+
+def _is_used(path: str) -> bool:
+    """Whether a namespace has links after ours have gone: then somebody else made it.
+
+    `build` may have been cut off before it came to make its own at that path.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        if not _is_network_namespace(fd):
+            return False
+        return bool(netns.inside(fd, netns.interfaces).keys() - {"lo", *FALLBACKS})
+    finally:
+        os.close(fd)
 
 
 def _unmount(path: str) -> None:

@@ -35,7 +35,7 @@ from migrate.live.network.plan import (
 from migrate.live.network.rtnetlink import RouteSocket
 
 # What the kernel makes in every namespace by itself, when the module is there.
-_FALLBACKS = frozenset(
+FALLBACKS = frozenset(
     {"tunl0", "gre0", "gretap0", "erspan0", "sit0", "ip_vti0", "ip6_vti0", "ip6tnl0", "ip6gre0"}
 )
 _PLAIN_QDISCS = frozenset({"noqueue", "noop", "pfifo_fast", "fq_codel", "fq", "mq", "pfifo"})
@@ -117,7 +117,7 @@ def _look_inside(plan: Plan, more_sysctls: list[str]) -> list[tuple[FoundLink, l
         sock.close()
     _look_for_filters(plan)
     plan.loopback_is_up = any(link.name == "lo" and link.is_up for link in found)
-    inside = [link for link in found if link.name != "lo" and link.name not in _FALLBACKS]
+    inside = [link for link in found if link.name != "lo" and link.name not in FALLBACKS]
     plan.sysctls = sysctls.read(
         [*sysctls.names(["lo", *(link.name for link in inside)]), *more_sysctls]
     )

@@ -279,6 +279,19 @@ def test_tear_down_removes_everything_and_may_come_again(net: Net, container: in
     assert not os.path.exists("/run/netns/carried")
 
 
+def test_tear_down_leaves_a_namespace_that_somebody_else_made_meanwhile(
+    net: Net, container: int
+) -> None:
+    plan = plan_of(net, container)
+    plan.kind, plan.path = "joined", "/run/netns/theirs"
+    facts = {"plan": plan.to_json(), "path_made": True}  # cut off before it was
+    net.add("theirs")
+    ip("link add one type veth peer name other", at="theirs")
+    net.inside("h2", lambda: tear_down(facts))
+    assert os.path.exists(plan.path)
+    assert "one" in names_of_links("theirs")
+
+
 def test_tear_down_leaves_a_link_of_the_same_name_that_is_not_ours(net: Net, built: Built) -> None:
     facts = json.loads(json.dumps(built.facts))
     facts["plan"]["interfaces"][0]["host"]["mac"] = "fe:00:00:00:00:01"
