@@ -53,9 +53,10 @@ def delete(store: Store, container_id: str, *, force: bool = False) -> list[str]
         with store.lock(container_id, command="delete"):
             return _delete(store, container_id, force=force)
     except ContainerNotFound:
-        if force:
-            return []
-        raise
+        if not force:
+            raise
+        store.remove_bare(container_id)
+        return []
 
 
 def clear_away(record: Record) -> None:

@@ -397,6 +397,18 @@ class Store:
             if error.errno != errno.ENOTEMPTY:  # somebody else's after all
                 raise
 
+    def remove_bare(self, container_id: str) -> None:
+        """Remove the empty directory of a `create` that was killed before it had the lock.
+
+        Needs no lock: a `create` whose directory goes meanwhile makes it again.
+        """
+        try:
+            os.rmdir(self.path(container_id))
+        except OSError as error:
+            # None there, somebody's link or file in its place, or no longer empty.
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY):
+                raise
+
     def _open(self, container_id: str) -> int:
         """Return a descriptor of the container's directory, see `statedir`."""
         try:

@@ -92,3 +92,21 @@ def test_deleting_nothing_is_an_error_without_force(store: Store) -> None:
         delete(store, "a")
     assert delete(store, "a", force=True) == []
     assert not os.path.exists(store.root)
+
+
+def test_a_create_killed_before_it_had_the_lock_leaves_nothing_after_delete(store: Store) -> None:
+    os.makedirs(store.path("a"))
+    with pytest.raises(ContainerNotFound):
+        delete(store, "a")
+    delete(store, "a", force=True)
+    assert not os.path.lexists(store.path("a"))
+
+
+def test_what_is_no_directory_of_ours_stays(store: Store, tmp_path: Path) -> None:
+    os.makedirs(f"{store.path('a')}/somebody's")
+    (tmp_path / "elsewhere").mkdir()
+    os.symlink(tmp_path / "elsewhere", store.path("b"))
+    for name in ("a", "b"):
+        delete(store, name, force=True)
+        assert os.path.lexists(store.path(name))
+    assert (tmp_path / "elsewhere").is_dir()
