@@ -25,7 +25,7 @@ PLAIN = Facts(
     user_namespace=False,
     network=NETWORK,
 )
-TARGET = Target(root="/work/root", masked="/work/masked", cgroup={"freezer": "/cg/freezer/box"})
+TARGET = Target(root="/t/root", masked="/t/masked", cgroup={"freezer": "/cg/freezer/box"})
 LOCAL = Connection(
     local="127.0.0.1:1", remote="127.0.0.1:2", state="ESTAB", is_loopback=True, process="1 (a)"
 )
