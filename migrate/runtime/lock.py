@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import time
 
 from migrate.errors import ContainerNotFound, Locked, StateError
@@ -130,10 +131,14 @@ class Lock:
 
     def _refuse_odd(self) -> bool:
         """Go on waiting where the directory was only just removed; else say what is there."""
-        if os.path.lexists(self._path) and not os.path.isdir(self._path):
-            raise StateError(f"{self._path} is no directory", "Look at what is there.")
-        if os.path.islink(self._path):
+        try:
+            mode = os.lstat(self._path).st_mode  # once: others make and remove it meanwhile
+        except FileNotFoundError:
+            return False
+        if stat.S_ISLNK(mode):
             raise StateError(f"{self._path} is a symbolic link", "Look at what is there.")
+        if not stat.S_ISDIR(mode):
+            raise StateError(f"{self._path} is no directory", "Look at what is there.")
         return False
 
     def _try_in(self, directory: int) -> bool:
