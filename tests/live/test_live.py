@@ -13,6 +13,7 @@ import pytest
 
 from tests.live.moving import BUNDLE, ID, Moved, eventually, moved, pause_a_moment, read
 from tests.support.bundle import make_bundle
+from tests.support.folders import SSH_FOLDER
 from tests.support.hosts import Site
 from tests.support.payload import Status
 
@@ -165,19 +166,19 @@ def refused(container: Moved, *options: str, to: str = "host2") -> str:
 
 
 def test_an_unknown_host_key_is_refused_with_the_command_that_adds_it(container: Moved) -> None:
-    known = container.host1.folder("/root/.ssh/known_hosts")
+    known = container.host1.folder(f"{SSH_FOLDER}/known_hosts")
     before = known.read_text()
     try:
         known.write_text("")
         said = refused(container)
         assert "unknown host key" in said
-        assert ">> /root/.ssh/known_hosts" in said
+        assert f">> {SSH_FOLDER}/known_hosts" in said
     finally:
         known.write_text(before)
 
 
 def test_a_changed_host_key_is_refused(container: Moved) -> None:
-    known = container.host1.folder("/root/.ssh/known_hosts")
+    known = container.host1.folder(f"{SSH_FOLDER}/known_hosts")
     before = known.read_text()
     lines = before.splitlines()
     host1, host2 = (next(line for line in lines if name in line) for name in ("host1", "host2"))

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-PRIVATE_FOLDERS = {"ssh": "/root/.ssh", "srv": "/srv", "var": "/var/lib/migrate"}
+ROOT_HOME = pwd.getpwuid(0).pw_dir
+# Where the ssh programs of root look, whatever HOME says.
+SSH_FOLDER = f"{ROOT_HOME}/.ssh"
+PRIVATE_FOLDERS = {"ssh": SSH_FOLDER, "srv": "/srv", "var": "/var/lib/migrate"}
 
 
 def writable_folders(*more: Path) -> list[str]:

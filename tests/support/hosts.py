@@ -2,7 +2,7 @@
 
 Lives here: `Site`, which makes hosts, a client and the switch that joins them.
 A host is a set of namespaces (mount, uts, ipc, net, pid, cgroup) with a process
-1 of its own that reaps, its own /run, /srv, /var/lib/migrate, /root/.ssh and
+1 of its own that reaps, its own /run, /srv, /var/lib/migrate, ~/.ssh and
 /dev/shm, its own cgroup mounts, and its own sshd with its own host key; the
 machine's other files are read-only in it, but for /tmp and the checkout. Each
 lets the others in by key and knows their host keys; their names are in each
@@ -42,7 +42,7 @@ from typing import Any, Literal, Self
 
 from tests.support import ssh
 from tests.support.cgroups import Nest
-from tests.support.folders import CHECKOUT, PRIVATE_FOLDERS, mountpoint, writable_folders
+from tests.support.folders import CHECKOUT, PRIVATE_FOLDERS, ROOT_HOME, mountpoint, writable_folders
 from tests.support.processes import CommandError, Process, Spawner, pid_of
 
 SEARCH_PATH = (
@@ -50,7 +50,7 @@ SEARCH_PATH = (
     ":/usr/sbin:/usr/bin:/sbin:/bin"
 )
 _SERIAL = itertools.count()
-ENVIRONMENT = {"PATH": SEARCH_PATH, "HOME": "/root", "LANG": "C.UTF-8", "TERM": "xterm"}
+ENVIRONMENT = {"PATH": SEARCH_PATH, "HOME": ROOT_HOME, "LANG": "C.UTF-8", "TERM": "xterm"}
 
 
 class Host:

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.support.folders import ROOT_HOME, SSH_FOLDER
+
 if TYPE_CHECKING:
     from tests.support.hosts import Host
     from tests.support.processes import Process
@@ -24,7 +26,7 @@ ListenAddress 0.0.0.0
 ListenAddress ::
 PermitRootLogin prohibit-password
 AuthenticationMethods publickey
-AuthorizedKeysFile /root/.ssh/authorized_keys
+AuthorizedKeysFile {ssh}/authorized_keys
 StrictModes no
 UsePAM no
 UseDNS no
@@ -40,8 +42,8 @@ CLIENT_CONFIG = """\
 Host {name}
     HostName {address}
     User root
-    IdentityFile /root/.ssh/id_ed25519
-    UserKnownHostsFile /root/.ssh/known_hosts
+    IdentityFile ~/.ssh/id_ed25519
+    UserKnownHostsFile ~/.ssh/known_hosts
     StrictHostKeyChecking yes
 
 """
@@ -66,7 +68,7 @@ def write_accounts(folder: Path) -> list[tuple[str, str]]:
     passwd = folder / "passwd"
     passwd.write_text(
         "".join(
-            "root:x:0:0:root:/root:/bin/sh\n" if line.startswith("root:") else line
+            f"root:x:0:0:root:{ROOT_HOME}:/bin/sh\n" if line.startswith("root:") else line
             for line in Path("/etc/passwd").read_text().splitlines(keepends=True)
         )
     )
@@ -105,7 +107,7 @@ def server(host: Host, path: str) -> Iterator[Process]:
         path: PATH of what is started over SSH; it has the `migrate` of this checkout.
     """
     config = host.scratch / "sshd_config"
-    config.write_text(SERVER_CONFIG.format(keys=host.scratch, path=path))
+    config.write_text(SERVER_CONFIG.format(keys=host.scratch, ssh=SSH_FOLDER, path=path))
     command = ["/usr/sbin/sshd", "-D", "-e", "-f", str(config)]
     # From 9.8 on sshd slows down whoever fails to log in; tests do so on purpose.
     calm = ["-o", "PerSourcePenalties=no"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cgroups import hierarchies
-from tests.support.folders import CHECKOUT, PRIVATE_FOLDERS
+from tests.support.folders import CHECKOUT, PRIVATE_FOLDERS, SSH_FOLDER
 from tests.support.hosts import Site, wait_until
 from tests.support.processes import CommandError
 
@@ -39,7 +39,7 @@ def test_a_host_sees_no_process_mount_group_or_file_of_another(hosts: Site) -> N
         assert str(sleeper.inner_pid) in hosts.host1.run(["ls", "/proc"]).stdout.split()
         listed = hosts.host2.run(["ps", "-eo", "args"]).stdout
         assert "sleep 60" not in listed
-    for folder in ("/run", "/srv", "/var/lib/migrate", "/root/.ssh", "/dev/shm"):
+    for folder in ("/run", "/srv", "/var/lib/migrate", SSH_FOLDER, "/dev/shm"):
         hosts.host1.run(["touch", f"{folder}/mark"])
         assert hosts.host2.run(["ls", folder]).stdout.split().count("mark") == 0
         hosts.host1.run(["rm", f"{folder}/mark"])
