@@ -245,10 +245,10 @@ def _launch(store: Store, record: Record, spec: Spec, options: CreateOptions, st
     record["stdio"] = [_link(f"/proc/{pid}/fd/{fd}") for fd in range(3)]
     record["phase"] = "created"
     handover.announce(pid, options)
-    # Released first: were we killed in between, the record would say "created" of a
-    # process that is about to end. "creating", with its cgroup, is cleared away.
-    stage.release()
+    # Saved first: were we killed in between, the stage would end, and the record say
+    # "stopped". Released first, a process would wait that no record calls created.
     store.save(record)
+    stage.release()
     stage.close()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(
 from migrate.errors import MigrateError
 from migrate.runtime import cgroup, execute, launch
 from migrate.runtime.spec import decode_process
+from migrate.runtime.stage import Stage
 from migrate.runtime.state import Store
 
 
@@ -43,6 +45,19 @@ def create(store: Store, name: str, bundle: str, **options: Any) -> Any:
     """As `migrate create`."""
     made = launch.CreateOptions(**options)
     return launch.create_from_bundle(store, name, bundle, made)
+
+
+def create_killed(store: Store, name: str, bundle: str, *, at: str) -> None:
+    """As `create`, killed just before, or just after, its stage is let go."""
+    release = Stage.release
+
+    def killed(stage: Stage) -> None:
+        if at == "after release":
+            release(stage)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Stage.release = killed  # type: ignore[assignment,method-assign]
+    create(store, name, bundle)
 
 
 def start(store: Store, name: str) -> None:
@@ -71,6 +86,7 @@ def delete(store: Store, name: str) -> None:
 
 VERBS: dict[str, Callable[..., Any]] = {
     "create": create,
+    "create_killed": create_killed,
     "start": start,
     "exec": exec_,
     "delete": delete,

@@ -190,6 +190,19 @@ def test_create_killed_at_any_moment_leaves_an_id_that_can_be_made_again(
     runner.start(record)
 
 
+@pytest.mark.parametrize(
+    ("at", "status"), [("before release", "stopped"), ("after release", "created")]
+)
+def test_a_process_waits_only_where_a_record_says_so(runner: Runner, at: str, status: str) -> None:
+    name = runner.name()
+    bundle = str(runner.bundle())
+    process, _ = runner.popen("create_killed", name=name, bundle=bundle, at=at)
+    assert process.wait(60) == -signal.SIGKILL
+    eventually(lambda: state.status(runner.store.load(name)) == status)
+    assert bool(_waiting(name)) == (status == "created")
+    runner.call("delete", name=name)
+
+
 def _is_created(runner: Runner, name: str) -> bool:
     try:
         return runner.store.load(name)["phase"] == "created"
