@@ -27,6 +27,7 @@ _OPENAT2 = 437
 _IS_X86 = os.uname().machine == "x86_64"
 _GETCWD = 79 if _IS_X86 else 17
 
+_fallocate = function("fallocate")
 _fstatfs = function("fstatfs")
 _getsockopt = function("getsockopt")
 _inotify_add_watch = function("inotify_add_watch")
@@ -43,6 +44,20 @@ def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
         flags: 0 or CLOSE_RANGE_CLOEXEC (Linux 5.11).
     """
     call(syscall, "close_range", first, _CLOSE_RANGE, first, last, flags)
+
+
+def fallocate(fd: int, mode: int, offset: int, size: int) -> None:
+    """Change what a part of a file occupies, see fallocate(2).
+
+    Args:
+        mode: FALLOC_FL_*; PUNCH_HOLE keeps the file's size.
+        offset: first byte.
+        size: bytes from there.
+
+    Raises:
+        KernelError: EOPNOTSUPP where the file system cannot.
+    """
+    call(_fallocate, "fallocate", fd, Int(fd), Int(mode), offset, size)
 
 
 def fstatfs(fd: int) -> int:

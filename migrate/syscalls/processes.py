@@ -21,6 +21,7 @@ _PIDFD_GETFD = 438
 _IS_X86 = os.uname().machine == "x86_64"
 _KEYCTL = 250 if _IS_X86 else 219
 _RT_SIGACTION = 13 if _IS_X86 else 134
+_PROCESS_VM_WRITEV = 311 if _IS_X86 else 271
 _PTRACE = 101 if _IS_X86 else 117
 _BPF = 321 if _IS_X86 else 280
 
@@ -124,6 +125,30 @@ def ptrace(request: int, thread: int, data: int | bytearray = 0) -> int:
         KernelError: ESRCH where it is gone or not stopped, EPERM where it has a tracer.
     """
     return call(syscall, "ptrace", thread, _PTRACE, request, thread, 0, data)
+
+
+def process_vm_writev(pid: int, data: bytearray, size: int, remote: bytes) -> int:
+    """Write into another process's memory, see process_vm_writev(2).
+
+    Args:
+        data: holds what is written, from its beginning.
+        size: how much of it, in bytes.
+        remote: struct iovec of each place there, one after the other; 1024 at most.
+
+    Returns:
+        How many bytes it took; fewer where a place is not there or not writable.
+
+    Raises:
+        KernelError: EPERM without CAP_SYS_PTRACE over it, ESRCH where it is gone, EFAULT
+            where the first place is not there.
+    """
+    order = sys.byteorder
+    address = addressof((Char * len(data)).from_buffer(data))
+    local = address.to_bytes(8, order) + size.to_bytes(8, order)
+    places = len(remote) // len(local)
+    return call(
+        syscall, "process_vm_writev", pid, _PROCESS_VM_WRITEV, pid, local, 1, remote, places, 0
+    )
 
 
 def prlimit(pid: int, resource: int, soft: int, hard: int) -> None:
