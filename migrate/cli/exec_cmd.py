@@ -78,9 +78,10 @@ def _process(call: Call, store: Store, record: Record) -> Process:
         process["cwd"] = call.text("cwd")
     if call.has("no-new-privs"):
         process["noNewPrivileges"] = True
-    for option, field in (("process-label", "selinuxLabel"), ("apparmor", "apparmorProfile")):
-        if call.text(option):
-            raise UsageError(f"--{option} is not supported: {field} is not", "Leave it out.")
+    if call.text("process-label"):
+        process["selinuxLabel"] = call.text("process-label")
+    if call.text("apparmor"):
+        process["apparmorProfile"] = call.text("apparmor")
     _set_user(call, process)
     _add_capabilities(process, call.texts("cap"))
     return process

@@ -117,10 +117,16 @@ def _run(call: Call) -> int:
 
 
 def _pipe_closed(reporter: Reporter, error: BrokenPipeError, prefix: str) -> int:
-    """End quietly where nobody reads our output any more; else it is an error."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+    """End quietly where nobody reads our output any more; else it is an error.
+
+    The descriptor is asked, not the stream: what is longer than its buffer is lost with the
+    write that failed, and a flush then finds nothing to fail at.
+    """
+    import select
+
+    poll = select.poll()
+    poll.register(1, 0)
+    if any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
         # Python would complain once more when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return PIPE_CLOSED

@@ -47,7 +47,7 @@ def start(store: Store, record: Record) -> None:
         raise WrongStatus("cannot start an already running container")
     directory = store.path(container_id)
     path = f"{directory}/{door.SOCKET}"
-    problem = door.knock(path)
+    problem = door.knock(path, lambda fd: _hand_over(fd, f"{directory}/config.json", record))
     if problem is None and state.status(record) == "stopped":
         raise WrongStatus("cannot start a container that has stopped")
     record["phase"] = "started"
@@ -59,6 +59,23 @@ def start(store: Store, record: Record) -> None:
     if problem:
         raise StageError(f"unable to start container process: {problem}")
     _run_hooks(f"{directory}/config.json", record)
+
+
+def _hand_over(fd: int, path: str, record: Record) -> None:
+    """Send the listener of the container's filter on; without it, nothing may run."""
+    from migrate.runtime import cgroup
+    from migrate.runtime.filters import hand_over
+    from migrate.runtime.spec import decode
+
+    try:
+        with open(path, "rb") as file:
+            seccomp = decode(file.read(), path)["linux"]["seccomp"]
+        hand_over(fd, seccomp, record, "created", record["pid"])
+    except BaseException:
+        cgroup.kill(record["cgroup"])
+        raise
+    finally:
+        os.close(fd)
 
 
 def _run_hooks(path: str, record: Record) -> None:

@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from migrate.runtime.spec.model import Process
+    from migrate.runtime.spec.model import Process, Seccomp
     from migrate.runtime.state import Record, Store
 
 
@@ -65,7 +65,7 @@ class ExecOptions:
         self.preserve_fds = preserve_fds
 
 
-def exec_process(_store: Store, record: Record, process: Process, options: ExecOptions) -> int:
+def exec_process(store: Store, record: Record, process: Process, options: ExecOptions) -> int:
     """Start a process in a container and return its pid as seen here.
 
     The process is this one's child until this one ends, then its caller's.
@@ -99,6 +99,11 @@ def exec_process(_store: Store, record: Record, process: Process, options: ExecO
                 preserve_fds=options.preserve_fds,
                 keyring=f"_ses.{record['id']}",
             )
+            seccomp = _seccomp(store, record)
+            if seccomp:
+                from migrate.runtime import filters
+
+                the_plan["process"]["seccomp"] = filters.compiled(seccomp)
             pid = stage.fork(the_plan, tuple(fds), _no_maps)
         finally:
             for fd in fds:
@@ -113,7 +118,10 @@ def exec_process(_store: Store, record: Record, process: Process, options: ExecO
         )
         handover.announce(pid, options)
         try:
-            stage.release(wait_for_exec=True)
+            stage.release(
+                wait_for_exec=True,
+                take_listener=lambda fd: _hand_over(fd, seccomp, record, pid),
+            )
         except StageError:
             handover.withdraw(options)
             raise
@@ -135,6 +143,30 @@ def _check_terminal(process: Process, options: ExecOptions) -> None:
             "cannot use console socket if migrate will not detach or allocate tty",
             "Add --tty, or leave out --console-socket.",
         )
+
+
+def _seccomp(store: Store, record: Record) -> Seccomp | None:
+    """The filter of the container's configuration, which holds for all its processes.
+
+    Decoding takes longer than looking: a configuration without the word, written plainly
+    or in escapes, has none.
+    """
+    config = store.read(record["id"], "config.json")
+    if b'"seccomp"' not in config and b"\\u" not in config:
+        return None
+    from migrate.runtime.spec import decode
+
+    return decode(config, "config.json").get("linux", {}).get("seccomp")
+
+
+def _hand_over(fd: int, seccomp: Seccomp | None, record: Record, pid: int) -> None:
+    from migrate.runtime.filters import hand_over
+
+    try:
+        if seccomp:
+            hand_over(fd, seccomp, record, "running", pid)
+    finally:
+        os.close(fd)
 
 
 def _no_maps(_pid: int) -> None:

@@ -6,6 +6,7 @@ May be imported by `cli`.
 
 from __future__ import annotations
 
+from migrate.errors import StageError
 from migrate.runtime.spec import mountoptions
 from migrate.runtime.spec.schema import HOOK_KINDS
 from migrate.runtime.spec.validation import CAPABILITIES, NAMESPACE_FILES
@@ -35,12 +36,28 @@ def features() -> dict[str, Any]:
                 "systemdUser": False,
                 "rdma": True,
             },
-            "seccomp": {"enabled": False},
-            "apparmor": {"enabled": False},
-            "selinux": {"enabled": False},
+            "seccomp": _seccomp(),
+            "apparmor": {"enabled": True},
+            "selinux": {"enabled": True},
             "intelRdt": {"enabled": False},
             "mountExtensions": {"idmap": {"enabled": False}},
         },
+    }
+
+
+def _seccomp() -> dict[str, Any]:
+    """Return what filters may say: nothing where libseccomp is not installed."""
+    try:
+        from migrate.runtime import filters
+    except StageError:
+        return {"enabled": False}
+    return {
+        "enabled": True,
+        "actions": sorted(filters.ACTIONS),
+        "operators": sorted(filters.OPERATORS),
+        "archs": sorted(filters.known_architectures()),
+        "knownFlags": list(filters.FLAGS),
+        "supportedFlags": filters.supported_flags(),
     }
 
 

@@ -216,6 +216,10 @@ def _launch(store: Store, record: Record, spec: Spec, options: CreateOptions, st
         keyring=keyring,
         preserve_fds=options.preserve_fds,
     )
+    if linux.get("seccomp"):
+        from migrate.runtime import filters
+
+        the_plan["process"]["seccomp"] = filters.compiled(linux["seccomp"])
     if options.explain is not None:
         for line in plan.describe(the_plan):
             options.explain(line)

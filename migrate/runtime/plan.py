@@ -92,6 +92,8 @@ def for_create(
     operations = [
         _mount(mount, at, bundle, hierarchies) for at, mount in enumerate(spec.get("mounts", []))
     ]
+    if linux.get("mountLabel"):
+        _label(operations, linux["mountLabel"])
     return {
         "stage": "create",
         "join": [(NAMESPACE_FLAGS[kind], path) for kind, path in kinds.items() if path],
@@ -103,6 +105,7 @@ def for_create(
         "rootfs": rootfs,
         "propagation": PROPAGATION.get(linux.get("rootfsPropagation", "")),
         "no_pivot": no_pivot,
+        "mask_label": [("context", linux["mountLabel"])] if linux.get("mountLabel") else [],
         "operations": [*operations, *_devices(spec, linux)],
         "last_operations": _last(spec, linux, destinations),
         "wants_hooks": bool(hooks.get("prestart") or hooks.get("createRuntime")),
@@ -166,6 +169,9 @@ def process_plan(process: Process, *, preserve_fds: int, in_user_namespace: bool
             for name in ("bounding", "effective", "permitted", "inheritable", "ambient")
         },
         "no_new_privileges": process.get("noNewPrivileges", False),
+        "seccomp": None,
+        "apparmor": process.get("apparmorProfile", ""),
+        "selinux": process.get("selinuxLabel", ""),
         "preserve_fds": preserve_fds,
     }
 
@@ -196,6 +202,8 @@ def describe(plan: dict[str, Any]) -> list[str]:
     lines += [_described(*operation) for operation in plan["last_operations"]]
     process = plan["process"]
     lines.append(f"user {process['uid']}:{process['gid']}, directory {process['cwd']}")
+    if process["seccomp"] is not None:
+        lines.append(f"system call filter of {len(process['seccomp'][0]) // 8} instructions")
     lines.append(f"wait for start, then execute {jsontext.dumps(process['args'])}")
     return lines
 
@@ -244,6 +252,22 @@ def _mount(
         return _cgroup(fields, options.data, hierarchies)
     fields.update(kind=kind, source=source, data=options.data)
     return "filesystem", fields
+
+
+# Their files are labelled one by one, by the policy; the last takes no option for it.
+_LABELLED_BY_POLICY = frozenset({"proc", "sysfs"})
+_LABELLED_BY_ATTRIBUTE = "mqueue"
+
+
+def _label(operations: list[Operation], label: str) -> None:
+    """Add the SELinux label to the file systems that are made, as runc does."""
+    for name, fields in operations:
+        if name != "filesystem" or fields["kind"] in _LABELLED_BY_POLICY:
+            continue
+        if fields["kind"] == _LABELLED_BY_ATTRIBUTE:
+            fields["root_label"] = label
+        else:
+            fields["data"] = [*fields["data"], ("context", label)]
 
 
 def _cgroup(

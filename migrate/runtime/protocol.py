@@ -21,6 +21,7 @@ that carries them. Must not live here: what a message makes anybody do. Imported
     LIMITED ─────────────────────────────────────────────▶
               ◀──────────────────────────────────── READY   nothing left that can fail
     RELEASE ─────────────────────────────────────────────▶ waits for `start`; exec: runs
+              ◀──────────────────── LISTENER, descriptor    exec: of its system call filter
               ◀──────────────────────────────────── ERROR   at any time, and ends
 
 `create` and `exec` are the same but for their last step. When the parent dies the
@@ -55,7 +56,8 @@ NEXT: dict[str, frozenset[str]] = {
     "LIMITS": frozenset({"LIMITED"}),
     "LIMITED": frozenset({"READY", "ERROR"}),
     "READY": frozenset({"RELEASE"}),
-    "RELEASE": frozenset({"ERROR"}),
+    "RELEASE": frozenset({"LISTENER", "ERROR"}),
+    "LISTENER": frozenset({"ERROR"}),
     "ERROR": frozenset(),
 }
 

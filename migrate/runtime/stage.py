@@ -155,11 +155,17 @@ class Stage:
         except protocol.ChannelEnded:
             raise self._died(self.pid) from None
 
-    def release(self, *, wait_for_exec: bool = False) -> None:
+    def release(
+        self,
+        *,
+        wait_for_exec: bool = False,
+        take_listener: Callable[[int], None] | None = None,
+    ) -> None:
         """Let stage 2 go on by itself.
 
         Args:
             wait_for_exec: wait until it has become the payload.
+            take_listener: called with the listener of its system call filter.
 
         Raises:
             StageError: it could not.
@@ -167,7 +173,10 @@ class Stage:
         try:
             self.channel.send("RELEASE")
             if wait_for_exec:
-                _, body, _ = self.channel.receive()
+                message, body, fds = self.channel.receive()
+                if message == "LISTENER" and take_listener is not None:
+                    take_listener(fds[0])
+                    _, body, _ = self.channel.receive()
                 self._raise(body)
         except protocol.ChannelEnded:
             if not wait_for_exec:

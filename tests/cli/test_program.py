@@ -101,7 +101,12 @@ def test_features_are_what_the_specification_calls_them(run: Run) -> None:
     assert "createRuntime" in found["hooks"]
     assert {"ro", "rro", "rbind", "noexec", "rprivate"} <= set(found["mountOptions"])
     assert found["linux"]["cgroup"]["v2"] is True
-    assert found["linux"]["seccomp"] == {"enabled": False}
+    seccomp = found["linux"]["seccomp"]
+    assert seccomp["enabled"] is True
+    assert {"SCMP_ACT_ERRNO", "SCMP_ACT_NOTIFY", "SCMP_ACT_KILL_PROCESS"} <= set(seccomp["actions"])
+    assert "SCMP_CMP_MASKED_EQ" in seccomp["operators"]
+    assert {"SCMP_ARCH_X86_64", "SCMP_ARCH_X32", "SCMP_ARCH_AARCH64"} <= set(seccomp["archs"])
+    assert set(seccomp["supportedFlags"]) <= set(seccomp["knownFlags"])
 
 
 @pytest.mark.parametrize("command", ["", *sorted(COMMANDS)])

@@ -45,10 +45,7 @@ def without_refused(node: Any) -> Any:
     """The schema without members of a free form, which are those that are refused."""
     if isinstance(node, dict):
         return {
-            name: without_refused(inner)
-            for name, inner in node.items()
-            if inner != {"*": "any"}
-            and name not in ("apparmorProfile", "selinuxLabel", "mountLabel")
+            name: without_refused(inner) for name, inner in node.items() if inner != {"*": "any"}
         }
     if isinstance(node, list):
         return [without_refused(node[0])]

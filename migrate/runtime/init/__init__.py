@@ -14,7 +14,8 @@ import would run a file of the container as root of the host.
 | execute | stage 2 of `exec`: take on the container's limits, execve |
 | rootfs | the root: attach, resolve inside, pivot |
 | mounts, devices, console, kernelfiles | what is set up in it |
-| credentials, process | what the payload is: user, capabilities, working directory, execve |
+| credentials, process | what the payload is: user, capabilities, directory, filter, execve |
+| labels | what it is called under AppArmor and SELinux |
 | hooks | programs run at moments of the life cycle |
 | closing, signals | the end of imports, and signals as at birth |
 """

@@ -12,7 +12,7 @@ import os
 from migrate import syscalls
 from migrate.errors import MigrateError, StageError
 from migrate.runtime import door, protocol
-from migrate.runtime.init import console, credentials, devices, hooks, kernelfiles, mounts
+from migrate.runtime.init import console, credentials, devices, hooks, kernelfiles, labels, mounts
 from migrate.runtime.init import process as payload
 from migrate.runtime.init.context import Context, close_all_but
 from migrate.runtime.init.rootfs import attach, move_to_root, pivot
@@ -72,6 +72,7 @@ def set_up(channel: protocol.Channel, plan: dict[str, Any]) -> Any:
     os.umask(0)
     os.setsid()
     if plan["keyring"]:
+        labels.label_keys(plan["process"])
         credentials.join_session_keyring(plan["keyring"])
     root = attach(plan)
     context = Context(plan, root, channel)
@@ -92,6 +93,7 @@ def set_up(channel: protocol.Channel, plan: dict[str, Any]) -> Any:
         move_to_root(root)
     else:
         pivot(root)
+    labels.label_next_execve(process)
     _carry_out(context, plan["last_operations"])
     os.close(root.proc)
     return root
@@ -138,6 +140,7 @@ def wait_and_execute(
             break
         connection.close()
     try:
+        payload.seal(plan["process"], lambda fd: door.send_listener(connection, fd))
         if plan["hooks"]["startContainer"]:
             state = state_for_hooks(plan, "created")
             hooks.run_all("startContainer", plan["hooks"]["startContainer"], state)

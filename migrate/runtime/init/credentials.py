@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _KEY_USER_SEARCH = 0x00080000
+_CAP_SYS_ADMIN = 1 << 21
 
 
 def join_session_keyring(name: str) -> None:
@@ -43,6 +44,10 @@ def apply(process: dict[str, Any]) -> None:
     the permitted set outlive setresuid; the ambient set is raised last, out of what
     is then both permitted and inheritable (capabilities(7)). What the caller itself
     lacks cannot be granted and is left out, as the runtime-spec asks.
+
+    Where a system call filter is still to be loaded without no_new_privs, the
+    CAP_SYS_ADMIN for it stays. It is this process's alone: what a program gets by
+    execve comes of the bounding, inheritable and ambient sets, not of the permitted one.
     """
     sets = process["capabilities"]
     number = 0
@@ -59,7 +64,10 @@ def apply(process: dict[str, Any]) -> None:
     effective = sets["effective"] & permitted
     inheritable = sets["inheritable"] & held
     _become(process)
-    syscalls.capset(effective, permitted, inheritable)
+    kept = 0
+    if process["seccomp"] is not None and not process["no_new_privileges"]:
+        kept = held & _CAP_SYS_ADMIN
+    syscalls.capset(effective | kept, permitted | kept, inheritable)
     syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
     ambient = sets["ambient"] & permitted & inheritable
     for number in range(ambient.bit_length()):

@@ -12,6 +12,7 @@ import stat
 
 from migrate import syscalls
 from migrate.errors import KernelError, StageError
+from migrate.runtime.init import labels
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def filesystem(context: Context, mount: dict[str, Any]) -> None:
     if kind == "tmpfs" and not any(key == "mode" for key, _ in data):
         data = [*data, *_mode_of(context, destination)]
     fd = make(kind, mount["source"], data, mount["attr_set"])
+    if mount.get("root_label"):
+        labels.label_root(fd, mount["root_label"])
     # Clearing comes second: a new mount has nothing to clear but what the caller's
     # user namespace has locked, and then the refusal says so.
     _shape(fd, {**mount, "attr_set": 0, "attr_clr": 0})
@@ -146,7 +149,8 @@ def mask(context: Context, path: str) -> None:
         return
     if stat.S_ISDIR(os.fstat(target).st_mode):
         if context.empty < 0:  # one file system for all of them
-            context.empty = make("tmpfs", "tmpfs", [("ro", None)], syscalls.MOUNT_ATTR_RDONLY)
+            data = [("ro", None), *context.plan["mask_label"]]
+            context.empty = make("tmpfs", "tmpfs", data, syscalls.MOUNT_ATTR_RDONLY)
         source = context.empty
     else:
         source = context.null_device()

@@ -17,9 +17,11 @@ from migrate.runtime.init.rootfs import Root, read_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
 LARGEST_PASSWD_BYTES = 4 << 20
+_EACCES = 13
 
 
 def environment(process: dict[str, Any], root: Root) -> dict[str, str]:
@@ -138,13 +140,45 @@ def _problem_with(path: str) -> str:
     return ""
 
 
+def seal(process: dict[str, Any], hand_over: Callable[[int], None]) -> None:
+    """Let no descriptor through, and load the system call filter, last of all.
+
+    From here on the filter decides about this process too. So as little as possible
+    comes after it: hooks of the container's side, which it is to hold as well, and
+    execve. Without no_new_privs loading it takes CAP_SYS_ADMIN: `credentials.apply`
+    has kept that for it, and execve does away with it.
+
+    Args:
+        process: of the plan.
+        hand_over: sends the filter's listener on, if it has one.
+
+    Raises:
+        StageError: the kernel does not take the filter.
+    """
+    close_on_exec_from(3 + process["preserve_fds"])
+    if process["seccomp"] is None:
+        return
+    program, flags, has_listener = process["seccomp"]
+    try:
+        listener = syscalls.seccomp_set_filter(program, flags)
+    except KernelError as error:
+        denied = error.errno == _EACCES
+        raise StageError(
+            f"$.linux.seccomp: cannot load the filter: {os.strerror(error.errno).lower()}",
+            "Set $.process.noNewPrivileges to true: without it, it takes CAP_SYS_ADMIN."
+            if denied
+            else "",
+        ) from None
+    if has_listener:
+        hand_over(listener)
+
+
 def execute(program: str, process: dict[str, Any], pairs: dict[str, str]) -> NoReturn:
     """Become the payload.
 
     Raises:
         StageError: execve failed; the process is still this one.
     """
-    close_on_exec_from(3 + process["preserve_fds"])
     try:
         os.execve(program, process["args"], pairs)  # noqa: S606 - what a runtime is for
     except OSError as error:

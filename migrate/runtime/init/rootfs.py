@@ -133,7 +133,7 @@ def attach(plan: dict[str, Any]) -> Root:
     _make_mount_private(below)
     syscalls.move_mount(tree, below)
     os.close(below)
-    return Root(tree, _own_procfs())
+    return Root(tree, own_procfs())
 
 
 def _make_mount_private(fd: int) -> None:
@@ -148,7 +148,7 @@ def _make_mount_private(fd: int) -> None:
     os.close(at)
 
 
-def _own_procfs() -> int:
+def own_procfs() -> int:
     """A procfs of this pid namespace that no path leads to.
 
     Where a user namespace may not mount one (the host's is covered in places, or

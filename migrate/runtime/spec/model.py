@@ -264,6 +264,89 @@ Propagation = Literal[
 ]
 
 
+SeccompAction = Literal[
+    "SCMP_ACT_ALLOW",
+    "SCMP_ACT_ERRNO",
+    "SCMP_ACT_KILL",
+    "SCMP_ACT_KILL_PROCESS",
+    "SCMP_ACT_KILL_THREAD",
+    "SCMP_ACT_LOG",
+    "SCMP_ACT_NOTIFY",
+    "SCMP_ACT_TRACE",
+    "SCMP_ACT_TRAP",
+]
+SeccompArchitecture = Literal[
+    "SCMP_ARCH_X86",
+    "SCMP_ARCH_X86_64",
+    "SCMP_ARCH_X32",
+    "SCMP_ARCH_ARM",
+    "SCMP_ARCH_AARCH64",
+    "SCMP_ARCH_MIPS",
+    "SCMP_ARCH_MIPS64",
+    "SCMP_ARCH_MIPS64N32",
+    "SCMP_ARCH_MIPSEL",
+    "SCMP_ARCH_MIPSEL64",
+    "SCMP_ARCH_MIPSEL64N32",
+    "SCMP_ARCH_PPC",
+    "SCMP_ARCH_PPC64",
+    "SCMP_ARCH_PPC64LE",
+    "SCMP_ARCH_S390",
+    "SCMP_ARCH_S390X",
+    "SCMP_ARCH_PARISC",
+    "SCMP_ARCH_PARISC64",
+    "SCMP_ARCH_RISCV64",
+    "SCMP_ARCH_LOONGARCH64",
+    "SCMP_ARCH_M68K",
+    "SCMP_ARCH_SH",
+    "SCMP_ARCH_SHEB",
+]
+SeccompFlag = Literal[
+    "SECCOMP_FILTER_FLAG_TSYNC",
+    "SECCOMP_FILTER_FLAG_LOG",
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+]
+SeccompOperator = Literal[
+    "SCMP_CMP_EQ",
+    "SCMP_CMP_GE",
+    "SCMP_CMP_GT",
+    "SCMP_CMP_LE",
+    "SCMP_CMP_LT",
+    "SCMP_CMP_MASKED_EQ",
+    "SCMP_CMP_NE",
+]
+
+
+class SeccompArgument(TypedDict):
+    """A condition on an argument of a system call."""
+
+    index: int
+    value: int
+    valueTwo: NotRequired[int]
+    op: SeccompOperator
+
+
+class SeccompRule(TypedDict):
+    """What is to happen on some system calls."""
+
+    names: list[str]
+    action: SeccompAction
+    errnoRet: NotRequired[int]
+    args: NotRequired[list[SeccompArgument]]
+
+
+class Seccomp(TypedDict):
+    """Which system calls the container's processes may make."""
+
+    defaultAction: SeccompAction
+    defaultErrnoRet: NotRequired[int]
+    architectures: NotRequired[list[SeccompArchitecture]]
+    flags: NotRequired[list[SeccompFlag]]
+    listenerPath: NotRequired[str]
+    listenerMetadata: NotRequired[str]
+    syscalls: NotRequired[list[SeccompRule]]
+
+
 class Linux(TypedDict, total=False):
     """What only Linux has."""
 
@@ -275,7 +358,7 @@ class Linux(TypedDict, total=False):
     namespaces: list[Namespace]
     devices: list[Device]
     netDevices: dict[str, Any]
-    seccomp: dict[str, Any]
+    seccomp: Seccomp
     rootfsPropagation: Propagation
     maskedPaths: list[str]
     readonlyPaths: list[str]

@@ -15,29 +15,13 @@ if TYPE_CHECKING:
 
 # member -> what it would be, and how to do without
 PROCESS: dict[str, tuple[str, str]] = {
-    "apparmorProfile": (
-        "AppArmor profiles are not supported",
-        "Remove it (podman: --security-opt apparmor=unconfined).",
-    ),
-    "selinuxLabel": (
-        "SELinux labels are not supported",
-        "Remove it (podman: --security-opt label=disable).",
-    ),
     "scheduler": ("scheduling policies are not supported", "Remove it."),
     "ioPriority": ("I/O priorities are not supported", "Remove it."),
     "execCPUAffinity": ("the CPU affinity of exec is not supported", "Remove it."),
 }
 
 LINUX: dict[str, tuple[str, str]] = {
-    "seccomp": (
-        "seccomp filters are not supported",
-        "Remove it (podman: --security-opt seccomp=unconfined).",
-    ),
     "intelRdt": ("Intel RDT is not supported", "Remove it."),
-    "mountLabel": (
-        "SELinux labels are not supported",
-        "Remove it (podman: --security-opt label=disable).",
-    ),
     "personality": ("personalities are not supported", "Remove it."),
     "netDevices": ("moving network devices is not supported", "Remove it."),
     "memoryPolicy": ("NUMA memory policies are not supported", "Remove it."),

@@ -132,6 +132,83 @@ RESOURCES: dict[str, Any] = {
 
 NAMESPACE_KINDS = ("pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time")
 
+# A profile of libseccomp's words, see seccomp.h and config-linux.md "Seccomp".
+SECCOMP_ACTIONS = (
+    "SCMP_ACT_ALLOW",
+    "SCMP_ACT_ERRNO",
+    "SCMP_ACT_KILL",
+    "SCMP_ACT_KILL_PROCESS",
+    "SCMP_ACT_KILL_THREAD",
+    "SCMP_ACT_LOG",
+    "SCMP_ACT_NOTIFY",
+    "SCMP_ACT_TRACE",
+    "SCMP_ACT_TRAP",
+)
+SECCOMP_OPERATORS = (
+    "SCMP_CMP_EQ",
+    "SCMP_CMP_GE",
+    "SCMP_CMP_GT",
+    "SCMP_CMP_LE",
+    "SCMP_CMP_LT",
+    "SCMP_CMP_MASKED_EQ",
+    "SCMP_CMP_NE",
+)
+SECCOMP_FLAGS = (
+    "SECCOMP_FILTER_FLAG_TSYNC",
+    "SECCOMP_FILTER_FLAG_LOG",
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+)
+SECCOMP_ARCHITECTURES = (
+    "SCMP_ARCH_X86",
+    "SCMP_ARCH_X86_64",
+    "SCMP_ARCH_X32",
+    "SCMP_ARCH_ARM",
+    "SCMP_ARCH_AARCH64",
+    "SCMP_ARCH_MIPS",
+    "SCMP_ARCH_MIPS64",
+    "SCMP_ARCH_MIPS64N32",
+    "SCMP_ARCH_MIPSEL",
+    "SCMP_ARCH_MIPSEL64",
+    "SCMP_ARCH_MIPSEL64N32",
+    "SCMP_ARCH_PPC",
+    "SCMP_ARCH_PPC64",
+    "SCMP_ARCH_PPC64LE",
+    "SCMP_ARCH_S390",
+    "SCMP_ARCH_S390X",
+    "SCMP_ARCH_PARISC",
+    "SCMP_ARCH_PARISC64",
+    "SCMP_ARCH_RISCV64",
+    "SCMP_ARCH_LOONGARCH64",
+    "SCMP_ARCH_M68K",
+    "SCMP_ARCH_SH",
+    "SCMP_ARCH_SHEB",
+)
+
+SECCOMP: dict[str, Any] = {
+    "defaultAction!": SECCOMP_ACTIONS,
+    "defaultErrnoRet": "u32",
+    "architectures": [SECCOMP_ARCHITECTURES],
+    "flags": [SECCOMP_FLAGS],
+    "listenerPath": "string",
+    "listenerMetadata": "string",
+    "syscalls": [
+        {
+            "names!": ["string"],
+            "action!": SECCOMP_ACTIONS,
+            "errnoRet": "u32",
+            "args": [
+                {
+                    "index!": "u32",
+                    "value!": "u64",
+                    "valueTwo": "u64",
+                    "op!": SECCOMP_OPERATORS,
+                }
+            ],
+        }
+    ],
+}
+
 LINUX: dict[str, Any] = {
     "uidMappings": [_ID_MAPPING],
     "gidMappings": [_ID_MAPPING],
@@ -151,7 +228,7 @@ LINUX: dict[str, Any] = {
         }
     ],
     "netDevices": {"*": "any"},
-    "seccomp": {"*": "any"},
+    "seccomp": SECCOMP,
     "rootfsPropagation": (
         "shared",
         "slave",

@@ -137,6 +137,10 @@ def validate(spec: Spec, bundle: str) -> None:
     validate_process(spec["process"], "$.process")
     _root(spec, bundle)
     linux: Linux = spec.get("linux", {})
+    if linux.get("mountLabel") or linux.get("seccomp"):
+        from migrate.runtime.spec.confinement import check_linux
+
+        check_linux(linux, "$.linux")
     kinds = _namespaces(linux)
     for at, mount in enumerate(spec.get("mounts", [])):
         _mount(mount, f"$.mounts[{at}]")
@@ -183,6 +187,10 @@ def validate_process(process: Process, path: str) -> None:
     if not -1000 <= process.get("oomScoreAdj", 0) <= 1000:
         raise ConfigError(f"{path}.oomScoreAdj", "is not between -1000 and 1000")
     _user(process, f"{path}.user")
+    if process.get("apparmorProfile") or process.get("selinuxLabel"):
+        from migrate.runtime.spec.confinement import check_labels
+
+        check_labels(process, path)
 
 
 def _user(process: Process, where: str) -> None:
