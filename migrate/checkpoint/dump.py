@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -95,17 +95,12 @@ class Dump:
             self.close()
             raise
 
-    def run(
-        self,
-        handlers: Mapping[str, Handler] | None = None,
-        after: Callable[[], None] | None = None,
-    ) -> Manifest:
+    def run(self, handlers: Mapping[str, Handler] | None = None) -> Manifest:
         """Dump the container and return the manifest of its images.
 
         Args:
             handlers: by notification; `pre-dump` and `post-dump` are called after
                 what is done here anyway.
-            after: called once the tasks have been ended, while CRIU still tidies up.
 
         Raises:
             CriuError: CRIU failed, in plain words. The container is frozen.
@@ -126,12 +121,7 @@ class Dump:
             self.manifest = self._sign_off(memory)
             return theirs.get("post-dump", _agree)(notification)
 
-        def end() -> None:
-            self.fence.end()
-            if after is not None:
-                after()
-
-        acknowledged = {} if self._request.leave_running else {"post-dump": end}
+        acknowledged = {} if self._request.leave_running else {"post-dump": self.fence.end}
         if self._pages:
             self._pages.start()
         try:

@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import os
 import struct
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 from migrate.checkpoint.pages import (
     COMMAND_MASK,
@@ -41,6 +44,34 @@ _IOV_MAX = 1024
 _UINT32 = struct.Struct("<I")
 
 
+@dataclass(slots=True)
+class Stored:
+    """The images of one process, or of one shared memory.
+
+    Attributes:
+        process: its number inside the container; None for shared memory.
+        page_bytes: in its pages image.
+    """
+
+    process: int | None
+    pagemap_name: str
+    pages_name: str
+    pages_id: int
+    page_bytes: int = 0
+    _flat: array[int] = field(default_factory=lambda: array("Q"))
+
+    def add(self, address: int, flags: int, pages: int) -> None:
+        """Note a run of pages."""
+        self._flat.extend((address, flags, pages))
+        if flags & PE_PRESENT:
+            self.page_bytes += pages << PAGE_SHIFT
+
+    def entries(self) -> Iterator[tuple[int, int, int]]:
+        """Yield address, flags and number of pages of each run."""
+        flat = iter(self._flat)
+        return zip(flat, flat, flat, strict=True)
+
+
 class PageStore:
     """Writes a memory stream into an image directory, as it comes.
 
@@ -65,12 +96,10 @@ class PageStore:
         self._payload_left = 0
         self._cut_record = b""
         self._pages = -1
-        self._pagemap: list[bytes] = []
-        self._pagemap_name = ""
         self._next_pages_id = _FIRST_PAGES_ID
         self._pieces: list[memoryview] = []
         self._complete = False
-        self.names: list[str] = []
+        self.images: list[Stored] = []
 
     def feed(self, chunk: bytes | bytearray | memoryview) -> None:
         """Take the next bytes of the stream; any cut is fine.
@@ -122,8 +151,8 @@ class PageStore:
         os.ftruncate(self._pages, os.lseek(self._pages, 0, os.SEEK_CUR))
         os.close(self._pages)
         self._pages = -1
-        self._write_file(self._pagemap_name, self._pagemap)
-        self._pagemap = []
+        done = self.images[-1]
+        write_pagemap(self._directory, done.pagemap_name, done.pages_id, done.entries())
 
     def _walk(self, view: memoryview) -> None:
         """Split the bytes into records and pages."""
@@ -149,7 +178,7 @@ class PageStore:
         """Note a run of pages; those present follow in the stream."""
         if self._pages < 0 or self._complete:
             raise ImageError("memory stream has pages outside an image")
-        self._pagemap.append(_pagemap_entry(address, flags, pages))
+        self.images[-1].add(address, flags, pages)
         if flags & PE_PRESENT:
             self._payload_left = pages << PAGE_SHIFT
             self._page_bytes += self._payload_left
@@ -166,8 +195,6 @@ class PageStore:
             self._write_pieces()
             self._close_image()
             self._complete = True
-            if self._reserve is not None:
-                self._reserve.release()
         elif kind != PS_IOV_PARENT:
             raise ImageError(f"memory stream has an unknown command {kind:#x}")
 
@@ -178,32 +205,14 @@ class PageStore:
             raise ImageError(f"memory stream opens an unknown kind of image {target:#x}")
         pages_id = self._next_pages_id
         self._next_pages_id += 1
-        self._pagemap_name = template.format(target >> _TARGET_TYPE_BITS)
+        number = target >> _TARGET_TYPE_BITS
+        process = number if template == _NAME_BY_TARGET_TYPE[_PROCESS] else None
         pages_name = f"pages-{pages_id}.img"
         reserved = None
-        if self._reserve is not None and template == _NAME_BY_TARGET_TYPE[_PROCESS]:
-            reserved = self._reserve.take(target >> _TARGET_TYPE_BITS, pages_name)
-        self._pages = self._create(pages_name) if reserved is None else reserved
-        self.names += [self._pagemap_name, pages_name]
-        head = _pb_field(1, pages_id)
-        self._pagemap = [
-            _UINT32.pack(_IMG_COMMON_MAGIC),
-            _UINT32.pack(_PAGEMAP_MAGIC),
-            _UINT32.pack(len(head)) + head,
-        ]
-
-    def _create(self, name: str) -> int:
-        """Make one image file; one that exists is an attack or a mistake."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(name, flags, 0o600, dir_fd=self._directory)
-
-    def _write_file(self, name: str, parts: list[bytes]) -> None:
-        """Write a small image in one go."""
-        descriptor = self._create(name)
-        try:
-            _write_all(descriptor, memoryview(b"".join(parts)))
-        finally:
-            os.close(descriptor)
+        if self._reserve is not None and process is not None:
+            reserved = self._reserve.take(process, pages_name)
+        self._pages = _create(self._directory, pages_name) if reserved is None else reserved
+        self.images.append(Stored(process, template.format(number), pages_name, pages_id))
 
     def _write_pieces(self) -> None:
         """Write the pages of this chunk to the image that is open."""
@@ -217,6 +226,36 @@ class PageStore:
                     written = 0
                 else:
                     written -= len(piece)
+
+
+def write_pagemap(
+    directory: int, name: str, pages_id: int, entries: Iterable[tuple[int, int, int]]
+) -> None:
+    """Write the list of the pages in an image.
+
+    Args:
+        directory: descriptor of the image directory.
+        pages_id: number in the name of the image that has the pages.
+        entries: address, flags and number of pages of each run.
+    """
+    head = _pb_field(1, pages_id)
+    parts = [
+        _UINT32.pack(_IMG_COMMON_MAGIC),
+        _UINT32.pack(_PAGEMAP_MAGIC),
+        _UINT32.pack(len(head)) + head,
+    ]
+    parts += [_pagemap_entry(*entry) for entry in entries]
+    descriptor = _create(directory, name)
+    try:
+        _write_all(descriptor, memoryview(b"".join(parts)))
+    finally:
+        os.close(descriptor)
+
+
+def _create(directory: int, name: str) -> int:
+    """Make one image file; one that exists is an attack or a mistake."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(name, flags, 0o600, dir_fd=directory)
 
 
 def _write_all(descriptor: int, view: memoryview) -> None:

@@ -1,22 +1,19 @@
 """Memory taken from the kernel before it is needed.
 
 Lives here: Reserve, which fills the destination's memory images with zeros while the
-container still runs at the source, and holds room for the memory restored from them.
-Must not live here: the stream that later fills the images (`page_store`). May be
-imported by `checkpoint` and `live`.
+container still runs at the source. Must not live here: the stream that later fills them
+(`page_store`), how they become the memory of processes (`apart`). May be imported by
+`checkpoint` and `live`.
 
 Writing to memory the kernel has to find first costs several times as much as writing to
 memory that is there, and in a virtual machine, whose host may have to find it in turn,
-ten times. The container stands still for as long as that takes. So it is done before:
-the images get their pages, and as much again is held until CRIU is about to fill the
-restored processes, which then get pages that were in use a moment ago. It is best
-effort: what is not there when the stream begins is found then.
+ten times. The container stands still for as long as that takes. So it is done before. It
+is best effort: what is not there when the stream begins is found then.
 """
 
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import threading
 from collections.abc import Mapping
@@ -37,8 +34,7 @@ class Reserve:
     Args:
         directory: descriptor of the image directory; stays the caller's.
         sizes: expected memory of each process, by its number inside the container.
-        available_bytes: what the host has left; less than what is wanted makes it hold
-            less.
+        available_bytes: what the host has left; what does not fit is not reserved.
     """
 
     def __init__(
@@ -52,11 +48,8 @@ class Reserve:
             if size >= _SMALLEST_BYTES and size <= left:
                 self._sizes[process] = size
                 left -= size
-        self._room_bytes = min(sum(self._sizes.values()), max(left, 0))
-        self._room: mmap.mmap | None = None
         self._files: dict[int, int] = {}
         self._stop = threading.Event()
-        self._release = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reserve", daemon=True)
         self._filled = threading.Event()
 
@@ -90,14 +83,8 @@ class Reserve:
         os.unlink(source, dir_fd=self._directory)
         return self._files.pop(process)
 
-    def release(self) -> None:
-        """Give the room back, beside whoever is going to use it; may be called again."""
-        self._stop.set()
-        self._release.set()
-
     def close(self) -> None:
-        """Give everything back that was not taken; the room's end is not waited for."""
-        self.release()
+        """Give everything back that was not taken; may be called again."""
         self._stop_filling()
         for process, descriptor in self._files.items():
             os.close(descriptor)
@@ -112,19 +99,14 @@ class Reserve:
             self._filled.wait()
 
     def _run(self) -> None:
-        """Take memory, hold it, give the room back."""
+        """Take memory."""
         try:
-            with open("/dev/zero", "rb", buffering=0) as zero:
-                for process, size in self._sizes.items():
-                    self._fill_file(process, size)
-                self._fill_room(zero.fileno())
+            for process, size in self._sizes.items():
+                self._fill_file(process, size)
         except OSError:
             pass  # no room: found out by the stream, which says so
         finally:
             self._filled.set()
-        self._release.wait()
-        if self._room is not None:
-            self._room.close()
 
     def _fill_file(self, process: int, size: int) -> None:
         """Write zeros to a process's file."""
@@ -135,18 +117,6 @@ class Reserve:
         written = 0
         while written < size and not self._stop.is_set():
             written += os.pwrite(descriptor, zeros[: size - written], written)
-
-    def _fill_room(self, zero: int) -> None:
-        """Touch anonymous memory; reading lets go of the interpreter, a slice would not."""
-        if not self._room_bytes or self._stop.is_set():
-            return
-        room = self._room = mmap.mmap(-1, self._room_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with memoryview(room) as view:
-            for at in range(0, self._room_bytes, _STEP_BYTES):
-                if self._stop.is_set():
-                    return
-                with view[at : at + _STEP_BYTES] as part:
-                    os.readv(zero, [part])
 
 
 def _available_bytes() -> int:

@@ -8,15 +8,17 @@ What it rests on:
 1. Tasks run on the destination only after the source's COMMITTED was durable and
    said. So while the source's journal has no COMMITTED, the source may go on.
 2. A source that has COMMITTED, or whose ROLLED_BACK is intended, has decided. It
-   is carried out, whatever it takes; it is never decided again.
-3. Frozen tasks cannot end by themselves. Where they are gone all the same (the
-   machine was restarted, somebody killed them) and the destination holds a whole
-   copy, that copy is the container.
-4. The destination lets tasks go only after its ACTIVE intent. Without it a copy
-   whose processes are gone has never run, and is restored again from its images;
-   with it, it may have run, and is never restored again, unless CRIU's own log says
-   that it killed them because its question "shall they run?" was not answered yes.
-5. Where a word is needed that cannot be had now, both sides stay as they are.
+   is carried out, whatever it takes.
+3. The destination lets tasks go only after its ACTIVE intent, which is durable.
+   Without it a copy whose processes are gone has never run; with it, it may have,
+   unless CRIU killed them before they could.
+4. A source that has COMMITTED keeps its frozen tasks until it has heard ACTIVE. If
+   the destination's copy is gone and has never run, they are the container, and go
+   on: the one way back from a commit.
+5. Frozen tasks cannot end by themselves. Where they are gone all the same (the
+   machine was restarted, somebody killed them) and the destination holds a copy,
+   that copy is the container.
+6. Where a word is needed that cannot be had now, both sides stay as they are.
 """
 
 from __future__ import annotations
@@ -70,14 +72,12 @@ class DestinationView:
     """The destination as it is; without a journal all phases are None.
 
     Attributes:
-        images_whole: the image folder is there and is what its manifest says.
-        was_refused: CRIU says that it killed what it held: it has not run.
+        was_refused: CRIU killed what it held: it has not run.
     """
 
     reached: Landing | None
     pending: Landing | None
     tasks: Tasks
-    images_whole: bool
     same_boot: bool = True
     was_refused: bool = False
 
@@ -89,11 +89,20 @@ class DestinationView:
         return self.pending is Landing.ACTIVE and not self.was_refused
 
     @property
-    def can_be_let_go(self) -> bool:
+    def holds(self) -> bool:
         """Whether a copy that has never run can be made to run."""
-        if not self.same_boot:
-            return False
-        return self.tasks is not Tasks.GONE or self.images_whole
+        return (
+            self.reached in (Landing.HELD, Landing.COMMITTED)
+            and self.pending is not Landing.DISCARDED
+            and self.tasks is not Tasks.GONE
+            and self.same_boot
+        )
+
+    @property
+    def has_lost_it(self) -> bool:
+        """Whether its copy is gone for certain, and has never run."""
+        has_held = self.reached in (Landing.HELD, Landing.COMMITTED)
+        return has_held and not self.holds and not self.may_have_run
 
 
 class Outcome(Enum):
@@ -148,7 +157,10 @@ def decide(source: SourceView, destination: DestinationView | None) -> Decision:
     if destination is not None and _was_told_to_run(destination):
         if source.tasks is Tasks.RUNNING or not source.destination_may_hold:
             return _contradiction("the destination was told to run it, and not by this journal")
-        return _with_source(_carry_out_commit(source, destination), SourceAction.COMMIT)
+        decision = _carry_out_commit(source, destination)
+        if decision.source is SourceAction.ROLL_BACK:
+            return decision
+        return _with_source(decision, SourceAction.COMMIT)
     return _decide_uncommitted(source, destination)
 
 
@@ -160,8 +172,8 @@ def _was_told_to_run(destination: DestinationView) -> bool:
 
 
 def _carry_out_rollback(source: SourceView, destination: DestinationView | None) -> Decision:
-    if destination is not None and _was_told_to_run(destination):
-        return _contradiction("the source has rolled back, and the destination was told to run it")
+    if destination is not None and destination.may_have_run:
+        return _contradiction("the source has rolled back, and the destination has run it")
     alive = source.same_boot and source.tasks is not Tasks.GONE
     return Decision(
         Outcome.ON_SOURCE if alive else Outcome.ENDED,
@@ -206,12 +218,15 @@ def _carry_out_commit(source: SourceView, destination: DestinationView | None) -
             DestinationAction.ACTIVATE,  # to record that it has ended
             "it was let go on the destination and has ended there",
         )
-    holds = (
-        destination.reached in (Landing.HELD, Landing.COMMITTED)
-        and destination.pending is not Landing.DISCARDED
-    )
-    if holds and destination.can_be_let_go:
+    if destination.holds:
         return _activate(because)
+    if destination.has_lost_it and source.same_boot and source.tasks is not Tasks.GONE:
+        return Decision(
+            Outcome.ON_SOURCE,
+            SourceAction.ROLL_BACK,
+            _discard(destination),
+            "the destination's copy is gone and has never run",
+        )
     return Decision(
         Outcome.LOST,
         SourceAction.NOTHING,
@@ -237,8 +252,7 @@ def _decide_uncommitted(source: SourceView, destination: DestinationView | None)
                 "it is gone from the source, and the destination may hold it",
             )
         return _ended_or_lost(source, destination)
-    holds = destination.reached is Landing.HELD and destination.pending is not Landing.DISCARDED
-    if holds and destination.can_be_let_go:
+    if destination.holds:
         if source.is_replaced:
             return _contradiction("the destination holds it, and it was made anew on the source")
         return Decision(

@@ -11,14 +11,20 @@ agent gives up by itself. Once HELD it does neither without the source's word.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from migrate.checkpoint.failure import was_refused
 from migrate.checkpoint.restore import LOG_NAME
-from migrate.errors import CriuError, Locked, Lost, MigrateError, ProtocolError
+from migrate.errors import (
+    CriuError,
+    Locked,
+    Lost,
+    MigrateError,
+    MigrationError,
+    ProtocolError,
+)
 from migrate.events import Log, PhaseEntered, as_json, emit
 from migrate.live import arrival, guard, preflight
 from migrate.live.arrival import Place
@@ -188,8 +194,8 @@ class Destination:
 
     def _receive(self, fields: Fields) -> object:
         journal, place = self._open()
-        if self._incoming is not None:
-            raise ProtocolError("receive: was called before")
+        if self._incoming is not None or self._link is None:
+            raise ProtocolError("receive: was called before, or by nobody")
         announced = Announced.of(fields)
         incoming = Incoming(self._link, place, announced, self._settings.criu)
         self._incoming = incoming
@@ -242,28 +248,28 @@ class Destination:
         return {"resume_seconds": resume_seconds, "ended": ended}
 
     def _let_go(self, journal: Journal, place: Place) -> float:
-        """Have the tasks run, restored again where what was held is gone."""
-        facts: dict[str, Any] = {}
-        if self._incoming is None or not self._incoming.is_held:
-            if self._incoming is not None:  # somebody has killed CRIU while it held them
-                self._incoming.stop()
-            wait_for_criu_in(place.cgroup)
-            cgroup.kill(place.cgroup)  # what is left of a copy that has never run
-            self._incoming = Incoming.again(
-                place,
-                journal,
-                self._settings.criu,
-                lambda made: facts.update(network=made),
+        """Have the tasks run.
+
+        Raises:
+            MigrationError: what was held is gone and has never run; the source has the
+                container still.
+            Lost: it may have run, and is gone.
+        """
+        incoming = self._incoming
+        if incoming is None or not incoming.is_held:
+            raise MigrationError(
+                f'what was held here of container "{place.container_id}" is gone',
+                f"Run `migrate recover {place.container_id}` on {place.source}.",
             )
-            facts |= stamp("pid", self._incoming.restore(None))
-        journal.intend(Landing.ACTIVE, facts, durable=False)
+        journal.intend(Landing.ACTIVE)
         try:
-            return self._incoming.let_go()
+            return incoming.let_go()
         except CriuError as error:
-            raise Lost(
-                f"criu failed while it let the container go: {error.message}",
-                f"Look at {place.images}; the images are kept.",
-            ) from error
+            message = f"criu failed while it let the container go: {error.message}"
+            if incoming.may_have_run:
+                raise Lost(message, f"Look at {place.images}/{LOG_NAME}.") from error
+            journal.intend(Landing.ACTIVE, refused=True)
+            raise MigrationError(message, f"Look at {place.images}/{LOG_NAME}.") from error
 
     def _connect(self, journal: Journal) -> None:
         """Bring the links up: who let the container go may have died before it came to it."""
@@ -313,6 +319,8 @@ class Destination:
         journal, place, store = self._journal, self._place, self._settings.store
         if journal is None:
             return
+        if journal.pending is Landing.ACTIVE and self.look().may_have_run:
+            raise ProtocolError("discard: it may have run here")
         if journal.reached is not Landing.DISCARDED:
             journal.intend(Landing.DISCARDED)
         if self._incoming is not None:
@@ -343,19 +351,22 @@ class Destination:
         """Return this side as it is."""
         journal, place = self._open()
         pending = journal.pending
-        if self._incoming is not None and self._incoming.is_held:
-            tasks = Tasks.FROZEN
-        else:
+        is_held = self._incoming is not None and self._incoming.is_held
+        if not is_held:
             wait_for_criu_in(place.cgroup)
-            tasks = look_at_tasks(journal, place.cgroup)
-        return DestinationView(
+        view = DestinationView(
             reached=self.reached,
             pending=pending if isinstance(pending, Landing) else None,
-            tasks=tasks,
-            images_whole=os.path.isfile(f"{place.images}/manifest.json"),
+            tasks=Tasks.FROZEN if is_held else look_at_tasks(journal, place.cgroup),
             same_boot=journal.same_boot,
-            was_refused=was_refused(f"{place.images}/{LOG_NAME}"),
+            was_refused=journal.fact("refused") is True
+            or was_refused(f"{place.images}/{LOG_NAME}"),
         )
+        if not is_held and not view.may_have_run and view.tasks is not Tasks.GONE:
+            # Restored, and nobody is left who could let it go as it should be.
+            cgroup.kill(place.cgroup)
+            view = replace(view, tasks=Tasks.GONE)
+        return view
 
     # Small things.
 
@@ -388,7 +399,6 @@ def view_to_json(view: DestinationView) -> dict[str, Any]:
         "reached": view.reached.value if view.reached else None,
         "pending": view.pending.value if view.pending else None,
         "tasks": view.tasks.value,
-        "images_whole": view.images_whole,
         "same_boot": view.same_boot,
         "was_refused": view.was_refused,
     }
@@ -401,13 +411,12 @@ def view_from_json(data: Mapping[str, Any] | None) -> DestinationView:
         ProtocolError: it is not that.
     """
     if data is None:
-        return DestinationView(None, None, Tasks.GONE, images_whole=False)
+        return DestinationView(None, None, Tasks.GONE)
     try:
         return DestinationView(
             reached=Landing(data["reached"]) if data["reached"] else None,
             pending=Landing(data["pending"]) if data["pending"] else None,
             tasks=Tasks(data["tasks"]),
-            images_whole=data["images_whole"] is True,
             same_boot=data["same_boot"] is True,
             was_refused=data["was_refused"] is True,
         )

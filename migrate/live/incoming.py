@@ -9,7 +9,6 @@ them. Must not live here: the journal and the calls (`live.destination`). `live`
     restore()        CRIU goes on, and is held at the end
     let_go()         the commit
 
-`again` begins at `restore`, from images that another process had verified.
 """
 
 from __future__ import annotations
@@ -21,10 +20,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from migrate.checkpoint import apart
 from migrate.checkpoint.facts import Facts
 from migrate.checkpoint.images import MANIFEST, ImageDirectory, Manifest
 from migrate.checkpoint.locate import find_criu
-from migrate.checkpoint.page_store import PageStore
+from migrate.checkpoint.page_store import PageStore, Stored
 from migrate.checkpoint.pages import StreamSummary
 from migrate.checkpoint.reserve import Reserve
 from migrate.checkpoint.restore import Restore
@@ -33,8 +33,7 @@ from migrate.events import Log, emit
 from migrate.live import arrival, restoring
 from migrate.live.arrival import Place
 from migrate.live.filesystem.receiver import TreeReceiver
-from migrate.live.journal import Journal
-from migrate.live.network.build import Built, build, tear_down
+from migrate.live.network.build import Built, build
 from migrate.live.network.plan import Plan
 from migrate.live.reality import criu_in
 from migrate.live.restorer import Restorer
@@ -110,13 +109,11 @@ class Incoming:
     """One arriving container.
 
     Args:
-        link: to the source; None for a second restore.
+        link: to the source.
         criu: as given by --criu.
     """
 
-    def __init__(
-        self, link: Link | None, place: Place, announced: Announced, criu: str | None
-    ) -> None:
+    def __init__(self, link: Link, place: Place, announced: Announced, criu: str | None) -> None:
         self.place = place
         self.announced = announced
         self._link = link
@@ -131,40 +128,18 @@ class Incoming:
         self._files: Work[None] | None = None
         self._memory: Work[None] | None = None
         self._summary: StreamSummary | None = None
-
-    @staticmethod
-    def again(
-        place: Place, journal: Journal, criu: str | None, record: Callable[[dict[str, Any]], None]
-    ) -> Incoming:
-        """Return what was verified before, to be restored once more.
-
-        Its network is still there, but for a namespace that only the other agent held.
-
-        Args:
-            record: notes what of the network is about to be made.
-        """
-        with open(f"{place.bundle}/{arrival.CONFIG}", "rb") as file:
-            config = file.read()
-        images = ImageDirectory(place.images)
-        manifest = images.manifest()
-        announced = Announced(
-            config=config,
-            facts=manifest.facts,
-            network=Plan.from_json(journal.fact("network_plan")),
-            record=journal.fact("record"),
-            paused=journal.fact("paused") is True,
-            migration=manifest.migration,
-        )
-        incoming = Incoming(None, place, announced, criu)
-        incoming._images = incoming._stack.enter_context(images)
-        tear_down(journal.fact("network"))
-        incoming._network = incoming._stack.enter_context(build(announced.network, record))
-        return incoming
+        self._stored: list[Stored] = []
+        self._parts: list[apart.Part] = []
 
     @property
     def is_held(self) -> bool:
         """Whether it is restored, and has not run."""
         return self._restorer is not None and self._restorer.is_held
+
+    @property
+    def may_have_run(self) -> bool:
+        """Whether it was let go, or nearly."""
+        return self._restorer is not None and self._restorer.may_have_run
 
     def make(self, record: Callable[[dict[str, Any]], None]) -> None:
         """Make everything that can be made while the container still runs there.
@@ -187,7 +162,8 @@ class Incoming:
 
     def await_images(self) -> None:
         """Start CRIU, up to its gate, and take in memory."""
-        self._begin(gated=True)
+        self._begin()
+        apart.preload()
         self._memory = Work("memory", self._take_memory)
         self._memory.start()
 
@@ -204,7 +180,7 @@ class Incoming:
             manifest.facts != self.announced.facts
         ):
             raise ImageError("manifest is of another migration")
-        with self._linked().accept_stream("images", max_bytes=LARGEST_IMAGES_BYTES) as stream:
+        with self._link.accept_stream("images", max_bytes=LARGEST_IMAGES_BYTES) as stream:
             inventory = images.receive(manifest, stream)
         for task in (self._memory, self._files):
             if task is not None:
@@ -212,24 +188,26 @@ class Incoming:
         if manifest.memory != self._summary:
             raise ImageError("memory was damaged on its way: its digest differs")
         images.write(MANIFEST, manifest.encode())
+        self._parts = apart.set_apart(images, self._stored, apart.preload())
+        for part in self._parts:
+            self._stack.callback(part.close)
         return inventory
 
-    def restore(self, inventory: bytes | None) -> int:
+    def restore(self, inventory: bytes) -> int:
         """Let CRIU restore, and return the first process's pid once it is held.
 
         Args:
-            inventory: opens the gate; None starts CRIU only now.
+            inventory: opens the gate.
 
         Raises:
             CriuError: it failed, in plain words; nothing of it is left.
         """
-        if inventory is None:
-            self._begin(gated=False)
         if self._restorer is None or self._restore is None:
             raise ProtocolError("nothing waits for images")
-        if inventory is not None:
-            self._restore.open_gate(inventory)
-        return self._restorer.wait_held()
+        self._restore.open_gate(inventory)
+        pid = self._restorer.wait_held()
+        apart.fill(self._parts, pid)
+        return pid
 
     def let_go(self) -> float:
         """Let it run; return how long that took, in seconds."""
@@ -240,8 +218,7 @@ class Incoming:
 
     def stop(self) -> None:
         """End all of it: what is held is killed, what arrives is not wanted."""
-        if self._link is not None:
-            self._link.refuse_streams("the migration was given up")
+        self._link.refuse_streams("the migration was given up")
         if self._restorer is not None:
             self._restorer.refuse()
         self.close()
@@ -262,7 +239,7 @@ class Incoming:
 
     # Restoring.
 
-    def _begin(self, *, gated: bool) -> None:
+    def _begin(self) -> None:
         """Start CRIU where the container shall live."""
         network = self._network
         if network is None:
@@ -275,7 +252,6 @@ class Incoming:
             self._spec,
             self._opened(),
             network,
-            gated=gated,
         )
         self._restore = restore
         self._restorer = Restorer(
@@ -296,24 +272,20 @@ class Incoming:
     # Taking in.
 
     def _take_files(self) -> None:
-        with TreeReceiver(self._linked(), "rootfs", self.place.rootfs) as tree:
+        with TreeReceiver(self._link, "rootfs", self.place.rootfs) as tree:
             while not tree.run().frozen:
                 pass
 
     def _take_memory(self) -> None:
         store = PageStore(self._opened().descriptor, reserve=self._reserve)
         try:
-            with self._linked().accept_stream("memory") as stream:
+            with self._link.accept_stream("memory") as stream:
                 for chunk in stream:
                     store.feed(chunk)
             self._summary = store.finish()
+            self._stored = store.images
         finally:
             store.close()
-
-    def _linked(self) -> Link:
-        if self._link is None:
-            raise ProtocolError("nobody is there to send anything")
-        return self._link
 
     def _opened(self) -> ImageDirectory:
         if self._images is None:

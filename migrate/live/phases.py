@@ -4,21 +4,23 @@ Lives here: the phases, the table of what may follow what, and the table of the
 messages. Must not live here: anything that acts. May be imported by `live` and
 by `cli` (to show phases).
 
-The source decides alone. Its COMMITTED is the point of no return; everything
-before it can be undone, nothing after it may be.
+The source decides alone. Its COMMITTED gives the container away: from there on it is
+the source's again only if the destination proves that its copy is gone and has never
+run. The source keeps its own, frozen, until it has heard that the other one runs.
 
     source       PREPARED → COPYING → FROZEN → SENT → COMMITTED → DONE
-                 any of the first four → ROLLED_BACK
+                 any of the first four → ROLLED_BACK; COMMITTED only as said above
     destination  RESERVED → RECEIVING → VERIFIED → HELD → COMMITTED → ACTIVE
                  any of the first three → DISCARDED by itself;
-                 HELD → DISCARDED only by the source's word
+                 HELD, COMMITTED → DISCARDED only by the source's word
 
 Each phase is journaled twice (`live.journal`): its intent before the action that
 leads into it, its result after. Two of the intents are marks of their own:
 
-- ROLLED_BACK's intent is the source's other decision, as final as COMMITTED;
+- ROLLED_BACK's intent is the source's other decision, and final;
 - ACTIVE's intent says "CRIU is about to be told to let the tasks go": without it
-  they have never run here, with it they may have, and the images are worthless.
+  they have never run here, with it they may have. It outlives a restart, so that
+  its absence proves something.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ SOURCE_NEXT: Mapping[Phase | None, frozenset[Phase]] = {
     Phase.COPYING: frozenset({Phase.COPYING, Phase.FROZEN, Phase.ROLLED_BACK}),
     Phase.FROZEN: frozenset({Phase.SENT, Phase.ROLLED_BACK}),
     Phase.SENT: frozenset({Phase.COMMITTED, Phase.ROLLED_BACK}),
-    Phase.COMMITTED: frozenset({Phase.DONE}),
+    Phase.COMMITTED: frozenset({Phase.DONE, Phase.ROLLED_BACK}),
     Phase.DONE: frozenset(),
     Phase.ROLLED_BACK: frozenset(),
 }
@@ -74,7 +76,7 @@ DESTINATION_NEXT: Mapping[Landing | None, frozenset[Landing]] = {
     Landing.RECEIVING: frozenset({Landing.VERIFIED, Landing.DISCARDED}),
     Landing.VERIFIED: frozenset({Landing.HELD, Landing.DISCARDED}),
     Landing.HELD: frozenset({Landing.COMMITTED, Landing.DISCARDED}),
-    Landing.COMMITTED: frozenset({Landing.ACTIVE}),
+    Landing.COMMITTED: frozenset({Landing.ACTIVE, Landing.DISCARDED}),
     Landing.ACTIVE: frozenset(),
     Landing.DISCARDED: frozenset(),
 }
@@ -136,6 +138,7 @@ MESSAGES: Mapping[str, Message] = {
                 Landing.RECEIVING,
                 Landing.VERIFIED,
                 Landing.HELD,
+                Landing.COMMITTED,
                 Landing.DISCARDED,
             }
         ),

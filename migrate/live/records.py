@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from migrate.errors import Undecided
-from migrate.live.phases import AnyPhase, Side, may_follow, phase_of
+from migrate.live.phases import AnyPhase, Landing, Side, may_follow, phase_of
 
 VERSION = 1
 _SUM = b',"sum":"'
@@ -139,12 +139,13 @@ def may_stand(before: list[Record], phase: AnyPhase) -> bool:
     """Tell whether a record may follow the ones before it.
 
     A result follows its own intent, or comes without one. An intent may be given up
-    for another (COPYING failed, so ROLLED_BACK), except where it is a decision.
+    for another (COPYING failed, so ROLLED_BACK), except where it is a decision. ACTIVE's
+    is given up for DISCARDED where CRIU did not let go: whoever writes that has seen it.
     """
     reached = next((r.phase for r in reversed(before) if r.kind == "result"), None)
     pending = before[-1].phase if before and before[-1].kind == "intent" else None
     if pending is not None and pending.value in _BINDING and phase is not pending:
-        return False
+        return (pending, phase) == (Landing.ACTIVE, Landing.DISCARDED)
     return may_follow(reached, phase)
 
 

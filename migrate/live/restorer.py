@@ -11,8 +11,8 @@ CRIU asks at four places, in a thread of its restore:
     pre-resume       a container that was paused is frozen, before its first step
     post-resume      it runs
 
-If this process dies while CRIU is held, CRIU kills what it restored, and the images
-are still there. After `post-restore` was answered, CRIU goes on by itself.
+If this process dies while CRIU is held, CRIU kills what it restored, and the source has
+the container still. After `post-restore` was answered, CRIU goes on by itself.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class Restorer:
         self._pid = 0
         self._held_pid = 0
         self._resumed_at = 0.0
+        self._was_asked_last = False
         self._ended = False
         self._error: BaseException | None = None
         self._unlinked: MigrateError | None = None
@@ -72,6 +73,11 @@ class Restorer:
     def has_resumed(self) -> bool:
         """Whether it runs."""
         return self._resumed_at > 0
+
+    @property
+    def may_have_run(self) -> bool:
+        """Whether CRIU was past its last question before it lets them run."""
+        return self._was_asked_last
 
     @property
     def is_held(self) -> bool:
@@ -170,6 +176,7 @@ class Restorer:
         self._bring_up()
         if self._pause is not None:
             self._pause()
+        self._was_asked_last = True
         return True
 
     def _bring_up(self) -> None:

@@ -47,10 +47,11 @@ def prepare(
     spec: Any,
     images: ImageDirectory,
     network: Built,
-    *,
-    gated: bool,
 ) -> Restore:
-    """Return a restore that is ready to start; the stack closes it."""
+    """Return a restore that is ready to start and waits for its images.
+
+    The stack closes it.
+    """
     facts = incoming.facts
     request = request_for(facts, has_links=bool(network.switches.links))
     where, target = stack.enter_context(
@@ -65,5 +66,5 @@ def prepare(
         )
     )
     return stack.enter_context(
-        Restore(criu, facts, request, place=where, target=target, images=images, gated=gated)
+        Restore(criu, facts, request, place=where, target=target, images=images, gated=True)
     )

@@ -11,7 +11,8 @@ here: the frozen part (`live.stop_copy`), how things end (`live.departure`), rec
     DONE        nothing of it is left here
 
 Up to COMMITTED every error leads to ROLLED_BACK: it runs on here, and the other side
-is told. From there on every error leads to `live.recover`'s way of finishing.
+is told. From there on every error leads to `live.recover`'s way of finishing, which asks
+the other side; if that has lost its copy before it ever ran, it runs on here after all.
 """
 
 from __future__ import annotations
@@ -379,7 +380,7 @@ class Migration:
         with contextlib.suppress(MigrateError):
             self.interruptions.defer()
         if self.is_committed:
-            return self._finish_by_recovery()
+            return self._finish_by_recovery(error)
         self._roll_back(error)
         if not self._has_asked:
             self.journal.remove()
@@ -394,9 +395,9 @@ class Migration:
             self.journal.remove()
         return False
 
-    def _finish_by_recovery(self) -> bool:
+    def _finish_by_recovery(self, error: BaseException) -> bool:
         """Committed: reach the other side again, and go on from the journals."""
-        emit(Log(level="warning", message="the link broke after the commit; reaching out again"))
+        emit(Log(level="warning", message=f"after the commit: {error}; asking again"))
         deadline = time.monotonic() + FINISH_SECONDS
         while True:
             try:
@@ -410,7 +411,8 @@ class Migration:
                     return False
                 time.sleep(1.0)
             else:
-                return True
+                self._was_told = True
+                return self.journal.reached is Phase.DONE
 
     def _explained(self, error: BaseException) -> BaseException:
         """Return what the user is told."""

@@ -9,11 +9,12 @@ live here: what comes before and after (`live.source`). `live` only.
     (dumping)        memory leaves as it is read             pages are written
     post-dump        frozen again by the fence; small
                      images and the manifest leave           verified, restored, HELD
-                     COMMITTED, on disk: no way back
-    (answered yes)   its tasks die; COMMITTED is said        links up, it runs
+                     COMMITTED, on disk, and said            links up, it runs: ACTIVE
+    (answered yes)   ACTIVE was heard: its tasks die
 
 The handlers run in CRIU's order in the main thread: a signal, a broken link or a full
-disk raises in them, CRIU is answered no, and lets go of the tasks into the fence.
+disk raises in them, CRIU is answered no, and lets go of the tasks into the fence. There
+they stay as long as it is not known that others run in their place.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from migrate.checkpoint.images import ImageDirectory, Manifest
 from migrate.checkpoint.options import Request
 from migrate.checkpoint.pages import PageSource
 from migrate.checkpoint.session import Notification
-from migrate.errors import LinkError, MigrationError
+from migrate.errors import MigrationError
 from migrate.events import Progress, emit
 from migrate.live.filesystem.mapped import Held, open_for_writing, shared_mappings
 from migrate.live.filesystem.source import TreeSource
@@ -72,7 +73,7 @@ class StopCopy:
         self._memory: StreamWriter | None = None
         self._sync: Work[Bytes] | None = None
         self._shown = 0
-        self._said: Work[float] | None = None
+        self._resume_seconds = 0.0
 
     def run(self) -> float:
         """Freeze, copy and commit; return how long resuming took over there, in seconds.
@@ -107,13 +108,12 @@ class StopCopy:
                             "pre-dump": self._frozen,
                             "network-lock": self._locked,
                             "post-dump": self._dumped,
-                        },
-                        self._say_committed,
+                        }
                     )
                 finally:
                     self._sync.end()
                     run.transfers["memory"] = Bytes(stream.raw_bytes, stream.wire_bytes)
-        return self._hear_active()
+        return self._resume_seconds
 
     def _budget(self) -> int:
         return self._facts.memory_bytes * MEMORY_SLACK + MEMORY_SLACK_BYTES
@@ -178,6 +178,7 @@ class StopCopy:
         run.timeline.mark("held")
         self._link.check()  # held there, it could be told only later: going on here is sooner
         run.commit()
+        self._resume_seconds = self._hear_active()
         return True
 
     def _send_images(self, manifest: Manifest) -> Bytes:
@@ -204,21 +205,10 @@ class StopCopy:
         )
         return Bytes(sent.content_bytes, sent.wire_bytes)
 
-    # The commit, told.
-
-    def _say_committed(self) -> None:
-        """Say it, without waiting for the answer: CRIU still tidies up here."""
-        self._said = Work("commit", self._commit_there)
-        self._said.start()
-
-    def _commit_there(self) -> float:
+    def _hear_active(self) -> float:
+        """Say the commit; return how long resuming took over there, in seconds."""
         name = {"container": self._run.record["id"]}
         answer = self._link.call("commit", name, ACTIVE_SECONDS)
         self._run.timeline.mark("active")
         seconds = answer.get("resume_seconds") if isinstance(answer, dict) else None
         return float(seconds) if isinstance(seconds, int | float) else 0.0
-
-    def _hear_active(self) -> float:
-        if self._said is None:
-            raise LinkError("committed, and could not be said")
-        return self._said.result()

@@ -142,7 +142,8 @@ def test_a_container_moves_through_gate_and_stream(
             seen.append("committed")
             return True
 
-        dump.run({"post-dump": commit}, lambda: seen.append("ended"))
+        dump.run({"post-dump": commit})
+        seen.append("ended")
         assert not any(name.startswith("pages-") for name in images.names())
         assert dump.times().frozen_us > 0
     there.pid = there.restore.wait()

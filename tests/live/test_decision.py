@@ -37,11 +37,11 @@ def destinations() -> Iterator[DestinationView | None]:
     yield None
     for reached, following in DESTINATION_NEXT.items():
         for pending in (None, *following):
-            flags = product((True, False), (True, False), (True, False))
-            for tasks, (whole, same_boot, refused) in product(Tasks, flags):
+            flags = product((True, False), (True, False))
+            for tasks, (same_boot, refused) in product(Tasks, flags):
                 if tasks is not Tasks.GONE and (refused or not same_boot):
                     continue
-                yield DestinationView(reached, pending, tasks, whole, same_boot, refused)
+                yield DestinationView(reached, pending, tasks, same_boot, refused)
 
 
 def cases() -> Iterator[tuple[SourceView, DestinationView | None, Decision]]:
@@ -65,6 +65,8 @@ def is_possible(source: SourceView, destination: DestinationView | None) -> bool
         return False
     if destination is None:
         return True
+    if Phase.ROLLED_BACK in (source.reached, source.pending) and was_let_go(destination):
+        return False
     told = destination.reached in (Landing.COMMITTED, Landing.ACTIVE)
     told = told or destination.pending is Landing.ACTIVE
     if (told or was_let_go(destination)) and not committed:
@@ -95,10 +97,18 @@ def test_never_do_both_sides_run() -> None:
             assert destination.reached is not Landing.ACTIVE, (source, destination)
 
 
-def test_a_source_that_committed_is_never_thawed() -> None:
+def test_a_source_that_committed_is_thawed_only_where_the_other_copy_is_gone_unrun() -> None:
     for source, destination, decision in cases():
-        if source.reached in (Phase.COMMITTED, Phase.DONE):
+        if source.reached is Phase.DONE:
             assert decision.source is not SourceAction.ROLL_BACK, (source, destination)
+        if source.reached is Phase.COMMITTED and decision.source is SourceAction.ROLL_BACK:
+            if source.pending is Phase.ROLLED_BACK:
+                continue
+            assert destination is not None
+            assert not was_let_go(destination), (source, destination)
+            assert not destination.holds, (source, destination)
+            assert source.tasks is not Tasks.GONE, (source, destination)
+            assert decision.destination is DestinationAction.DISCARD, (source, destination)
 
 
 def test_a_source_that_rolled_back_never_lets_the_destination_run() -> None:
@@ -133,7 +143,7 @@ def test_never_is_the_last_copy_given_up() -> None:
             destination is not None
             and destination.reached is Landing.HELD
             and destination.pending is None
-            and destination.can_be_let_go
+            and destination.holds
         )
         committed = source.reached in (Phase.COMMITTED, Phase.DONE)
         if not is_possible(source, destination) or committed:
@@ -144,20 +154,30 @@ def test_never_is_the_last_copy_given_up() -> None:
             assert decision.outcome in (Outcome.ON_SOURCE, Outcome.ON_DESTINATION)
 
 
-def test_a_commit_is_carried_out_wherever_the_copy_can_still_be_let_go() -> None:
+def test_a_commit_is_carried_out_where_the_copy_is_held_and_else_the_source_s_is_kept() -> None:
     for source, destination, decision in cases():
-        if source.reached is not Phase.COMMITTED or destination is None or source.confirmed:
+        if source.reached is not Phase.COMMITTED or destination is None:
+            continue
+        if source.pending is not None:
             continue
         if destination.reached in (Landing.HELD, Landing.COMMITTED) and not (
             was_let_go(destination) or destination.pending
         ):
-            expected = Outcome.ON_DESTINATION if destination.can_be_let_go else Outcome.LOST
+            alive = source.same_boot and source.tasks is not Tasks.GONE
+            expected = Outcome.ON_SOURCE if alive else Outcome.LOST
+            if destination.holds:
+                expected = Outcome.ON_DESTINATION
             assert decision.outcome is expected, (source, destination)
 
 
 def test_nobody_guesses_while_the_word_that_counts_cannot_be_had() -> None:
     for source, destination, decision in cases():
-        if destination is None and source.reached is Phase.COMMITTED and not source.confirmed:
+        if (
+            destination is None
+            and source.reached is Phase.COMMITTED
+            and source.pending is not Phase.ROLLED_BACK
+            and not source.confirmed
+        ):
             assert decision.outcome is Outcome.WAITING
             assert decision.source is SourceAction.NOTHING
 
@@ -205,5 +225,5 @@ def test_a_restart_that_lost_the_last_records_does_not_give_up_what_may_be_held(
 
 def test_a_held_copy_is_not_let_go_beside_one_that_was_made_anew() -> None:
     source = SourceView(Phase.SENT, None, Tasks.GONE, same_boot=False, is_replaced=True)
-    held = DestinationView(Landing.HELD, None, Tasks.FROZEN, images_whole=True)
+    held = DestinationView(Landing.HELD, None, Tasks.FROZEN)
     assert decide(source, held).outcome is Outcome.CONTRADICTION

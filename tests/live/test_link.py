@@ -72,7 +72,7 @@ def test_the_link_is_cut_for_good_after_the_commit(container: Moved, place: str)
     with container.stopped_at(f"{place}:stop") as source:
         container.cut_off()
         container.go_on()
-        eventually(lambda: "reaching out again" in output(container), "it tries again", 20)
+        eventually(lambda: "asking again" in output(container), "it tries again", 20)
         source.kill()
     assert "host1" not in container.where()
     undecided = container.recover(check=False)
