@@ -29,16 +29,16 @@ def bundle_of(call: Call) -> str:
     return bundle
 
 
-def refuse_systemd(call: Call) -> None:
-    """Refuse to make a container whose cgroups are to come from systemd."""
+def wants_systemd(call: Call) -> bool:
+    """Tell whether a new container's control group is to be a unit of systemd's.
+
+    Raises:
+        UsageError: --cgroup-manager names neither driver.
+    """
     manager = call.globals["cgroup-manager"]
-    if call.globals["systemd-cgroup"] or manager == "systemd":
-        raise UsageError(
-            "control groups through systemd are not supported",
-            "Leave --systemd-cgroup out, and set the engine's cgroup manager to cgroupfs.",
-        )
-    if manager not in ("", "cgroupfs"):
-        raise UsageError(f"unknown cgroup manager {manager}", "Write cgroupfs.")
+    if manager not in ("", "cgroupfs", "systemd"):
+        raise UsageError(f"unknown cgroup manager {manager}", "Write cgroupfs or systemd.")
+    return bool(call.globals["systemd-cgroup"]) or manager == "systemd"
 
 
 def create_options(call: Call, take_console: Callable[[int], None] | None = None) -> CreateOptions:
@@ -47,8 +47,7 @@ def create_options(call: Call, take_console: Callable[[int], None] | None = None
     Args:
         take_console: called with the terminal's master, where the caller relays it.
     """
-    refuse_systemd(call)
-    return CreateOptions(
+    options = CreateOptions(
         console_socket=call.text("console-socket"),
         take_console=take_console,
         no_new_keyring=call.has("no-new-keyring"),
@@ -58,6 +57,8 @@ def create_options(call: Call, take_console: Callable[[int], None] | None = None
         preserve_fds=call.number("preserve-fds"),
         explain=_say_step if call.globals["debug"] is True else None,
     )
+    options.systemd = wants_systemd(call)
+    return options
 
 
 def _say_step(step: str) -> None:

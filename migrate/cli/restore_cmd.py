@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from migrate.cli.bundles import bundle_of, refuse_systemd
+from migrate.cli.bundles import bundle_of, wants_systemd
 from migrate.cli.imaging import image_path, refuse_unsupported, request, work_path
+from migrate.errors import UsageError
 from migrate.runtime.delete import delete
 
 TYPE_CHECKING = False
@@ -19,7 +20,8 @@ def run(call: Call) -> int:
     """Restore it; wait for its end and delete it, unless told otherwise."""
     from migrate.checkpoint.container import RestoreOptions
 
-    refuse_systemd(call)
+    if wants_systemd(call):
+        raise UsageError("a container cannot be restored into a unit of systemd's yet")
     refuse_unsupported(call, UNSUPPORTED)
     options = RestoreOptions(
         console_socket=call.text("console-socket"), pid_file=call.text("pid-file")

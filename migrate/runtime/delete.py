@@ -11,7 +11,7 @@ import select
 import time
 
 from migrate.errors import BrokenState, ContainerNotFound, HookError, MigrateError, WrongStatus
-from migrate.runtime import cgroup, jsontext, state
+from migrate.runtime import cgroup, group, jsontext, state, statedir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,8 +62,7 @@ def delete(store: Store, container_id: str, *, force: bool = False) -> list[str]
 def clear_away(record: Record) -> None:
     """Kill a container's processes and remove its control groups."""
     _kill_first(record)
-    cgroup.kill(record["cgroup"])
-    cgroup.destroy(record["cgroup"])
+    group.leave(record)
 
 
 def _delete(store: Store, container_id: str, *, force: bool) -> list[str]:
@@ -87,7 +86,8 @@ def _delete(store: Store, container_id: str, *, force: bool) -> list[str]:
     if status == "stopped" and _is_anothers(record["cgroup"], config):
         problems = _remove_empty(record["cgroup"])
     else:
-        clear_away(record)
+        _kill_first(record)
+        problems = group.leave(record)
     store.remove(container_id)
     return problems + _poststop(config, record)
 
@@ -160,13 +160,21 @@ def _kill_first(record: Record) -> None:
 
 def _clear_broken(store: Store, container_id: str) -> None:
     """Clear away what a container without a readable record left, as far as it is known."""
-    for paths in (_recorded_groups(store, container_id), _configured_groups(store, container_id)):
+    for paths in (
+        _recorded_groups(store, container_id),
+        _configured_groups(store, container_id, statedir.CONFIG),
+    ):
         if paths:
             try:
                 cgroup.kill(paths)
                 cgroup.destroy(paths)
             except (MigrateError, OSError):
                 continue  # a guess from a broken file; forgetting the id comes first
+    try:
+        # A `create` that was killed before the cgroup was its own: who is in is another's.
+        _remove_empty(_configured_groups(store, container_id, statedir.NEW_CONFIG))
+    except (MigrateError, OSError):
+        return
 
 
 def _recorded_groups(store: Store, container_id: str) -> dict[str, str]:
@@ -188,24 +196,24 @@ def _recorded_groups(store: Store, container_id: str) -> dict[str, str]:
     }
 
 
-def _configured_groups(store: Store, container_id: str) -> dict[str, str]:
+def _configured_groups(store: Store, container_id: str, name: str) -> dict[str, str]:
     """Return the cgroups the kept config.json asked for, if it can be read."""
     from migrate.runtime.spec import decode
 
-    content = _config(store, container_id)
+    content = _config(store, container_id, name)
     if not content:
         return {}
     try:
-        spec = decode(content, "config.json")
+        spec = decode(content, name)
         return cgroup.resolve(spec.get("linux", {}).get("cgroupsPath"), container_id)
     except MigrateError:
         return {}
 
 
-def _config(store: Store, container_id: str) -> bytes:
+def _config(store: Store, container_id: str, name: str = statedir.CONFIG) -> bytes:
     """Return the bytes of the kept config.json, b"" where there are none."""
     try:
-        return store.read(container_id, "config.json")
+        return store.read(container_id, name)
     except (OSError, MigrateError):
         return b""
 

@@ -32,8 +32,8 @@ def features() -> dict[str, Any]:
             "cgroup": {
                 "v1": True,
                 "v2": True,
-                "systemd": False,
-                "systemdUser": False,
+                "systemd": True,
+                "systemdUser": True,
                 "rdma": True,
             },
             "seccomp": _seccomp(),

@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 
 from migrate import syscalls
-from migrate.errors import CgroupError, ConfigError, HookError, KernelError, StageError
-from migrate.runtime import cgroup, door, handover, hooks, interrupt, plan, protocol, state
+from migrate.errors import ConfigError, HookError, KernelError, StageError
+from migrate.runtime import door, group, handover, hooks, interrupt, plan, protocol, state, statedir
 from migrate.runtime.begin import start
 from migrate.runtime.spec.decoding import decode
 from migrate.runtime.spec.validation import RLIMITS, rootfs_path, validate
@@ -54,6 +54,7 @@ class CreateOptions:
         pidfd_socket: path of the socket a pidfd goes to.
         preserve_fds: how many descriptors after the standard three reach the payload.
         stage: already spawned, while the configuration was read.
+        systemd: the control group is to be a unit of systemd's.
     """
 
     __slots__ = (
@@ -66,6 +67,7 @@ class CreateOptions:
         "pidfd_socket",
         "preserve_fds",
         "stage",
+        "systemd",
         "take_console",
     )
 
@@ -91,6 +93,7 @@ class CreateOptions:
         self.pidfd_socket = pidfd_socket
         self.preserve_fds = preserve_fds
         self.stage: Stage | None = None
+        self.systemd = False
 
 
 def create_from_bundle(
@@ -174,11 +177,9 @@ def create(
         handover.adopt_listen_fds(spec["process"], options)
         with store.lock(container_id, create=True, command="create"):
             directory = store.reserve(container_id)
-            record = new_record(container_id, spec, bundle)
-            cgroup.refuse_occupied(record["cgroup"])
+            record = new_record(container_id, spec, bundle, systemd=options.systemd)
             try:
-                write_config(directory, options.config or read_config(bundle))
-                store.save(record)
+                write_config(directory, options.config or read_config(bundle), statedir.NEW_CONFIG)
                 _launch(store, record, spec, options, stage)
             except BaseException:
                 stage.abort()
@@ -198,13 +199,10 @@ def _launch(store: Store, record: Record, spec: Spec, options: CreateOptions, st
     """Everything between the first record and the last."""
     linux: Linux = spec.get("linux", {})
     directory = store.path(record["id"])
-    _make_cgroup(record, linux)
     # Moving a process takes the kernel a grace period, 10 ms or more. Stage 1 is still
-    # starting up; what it forks is born in the cgroup. Where only one task may be in
-    # it, only stage 2 moves.
-    joins_early = linux.get("resources", {}).get("pids", {}).get("limit", 0) != 1
-    if joins_early and record["cgroup"]:
-        cgroup.add(record["cgroup"], stage.first_pid)
+    # starting up; what it forks is born in the cgroup.
+    group.enter(store, record, linux, stage.first_pid)
+    os.rename(f"{directory}/{statedir.NEW_CONFIG}", f"{directory}/{statedir.CONFIG}")
     keyring = "" if options.no_new_keyring else f"_ses.{record['id']}"
     the_plan = plan.for_create(
         spec,
@@ -228,8 +226,7 @@ def _launch(store: Store, record: Record, spec: Spec, options: CreateOptions, st
         pid = stage.fork(the_plan, (listener,), lambda pid: _write_maps(pid, linux))
     finally:
         os.close(listener)
-    if not joins_early:
-        cgroup.add(record["cgroup"], pid)
+    group.limit_last(record, linux)
     record["pid"] = pid
     record["pid_start_ticks"] = state.process_start_ticks(pid)
 
@@ -254,22 +251,6 @@ def _launch(store: Store, record: Record, spec: Spec, options: CreateOptions, st
     store.save(record)
     stage.release()
     stage.close()
-
-
-def _make_cgroup(record: Record, linux: Linux) -> None:
-    """Make the container's cgroups.
-
-    A user without privileges may have none to give; where no limit is asked for, the
-    container then stays in the caller's, as with runc.
-    """
-    resources = linux.get("resources")
-    try:
-        cgroup.create(record["cgroup"], resources)
-    except CgroupError:
-        if os.geteuid() == 0 or resources or linux.get("cgroupsPath"):
-            raise
-        cgroup.destroy(record["cgroup"])
-        record["cgroup"] = {}
 
 
 def answer_limits(stage: Stage, process: Process) -> None:
@@ -323,10 +304,10 @@ def _check_terminal(process: Process, options: CreateOptions) -> None:
         )
 
 
-def new_record(container_id: str, spec: Spec, bundle: str) -> Record:
+def new_record(container_id: str, spec: Spec, bundle: str, *, systemd: bool = False) -> Record:
     """Return the record of a container that is being made, before it has a process."""
     linux: Linux = spec.get("linux", {})
-    return {
+    record: Record = {
         "schema_version": state.SCHEMA_VERSION,
         "id": container_id,
         "bundle": bundle,
@@ -338,11 +319,13 @@ def new_record(container_id: str, spec: Spec, bundle: str) -> Record:
         "oci_version": spec["ociVersion"],
         "annotations": spec.get("annotations", {}),
         "owner": _owner(),
-        "cgroup": cgroup.resolve(linux.get("cgroupsPath"), container_id),
+        "cgroup": {},
         "stdio": [],
         "terminal": spec["process"].get("terminal", False),
         "phase": "creating",
     }
+    group.plan(record, linux, systemd=systemd)
+    return record
 
 
 def _owner() -> str:
@@ -360,8 +343,7 @@ def _owner() -> str:
 def take_back(store: Store, record: Record) -> None:
     """Leave nothing of a container that could not be made."""
     try:
-        cgroup.kill(record["cgroup"])
-        cgroup.destroy(record["cgroup"])
+        group.leave(record)
     finally:
         store.remove(record["id"])
 
@@ -378,10 +360,10 @@ def _tell_hooks_it_ended(spec: Spec, record: Record) -> None:
         return
 
 
-def write_config(directory: str, config: bytes) -> None:
+def write_config(directory: str, config: bytes, name: str = statedir.CONFIG) -> None:
     """Keep the configuration a container was made of, byte for byte."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    fd = os.open(f"{directory}/config.json", flags, 0o600)
+    fd = os.open(f"{directory}/{name}", flags, 0o600)
     try:
         view = memoryview(config)
         while view:

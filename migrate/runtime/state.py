@@ -30,7 +30,7 @@ from migrate.runtime.lock import Lock, moving
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Literal, TypedDict
+    from typing import Literal, NotRequired, TypedDict
 
     Status = Literal["creating", "created", "running", "paused", "stopped"]
 
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
             cgroup: hierarchy key (see `runtime.cgroup`) to absolute directory.
             stdio: what the first process's descriptors 0 to 2 were, as readlink says.
             phase: creating, created or started.
+            systemd: bus, unit and slice, where the cgroup is a unit's; absent otherwise.
         """
 
         schema_version: int
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
         stdio: list[str]
         terminal: bool
         phase: str
+        systemd: NotRequired[dict[str, str]]
 
 
 SCHEMA_VERSION = 1
@@ -337,8 +339,10 @@ class Store:
         for name, kind in _FIELDS.items():
             if type(data.get(name)) is not kind:
                 raise self._broken(container_id, f"{name} is missing or no {kind.__name__}")
-        for name in ("annotations", "cgroup"):
-            if not all(isinstance(value, str) for value in data[name].values()):
+        if type(data.get("systemd", {})) is not dict:
+            raise self._broken(container_id, "systemd is no dict")
+        for name in ("annotations", "cgroup", "systemd"):
+            if not all(isinstance(value, str) for value in data.get(name, {}).values()):
                 raise self._broken(container_id, f"{name} holds what is no text")
         if not all(isinstance(value, str) for value in data["stdio"]):
             raise self._broken(container_id, "stdio holds what is no text")

@@ -22,6 +22,8 @@ LOCK = "lock"
 MIGRATION = "migration"
 OWN = frozenset({RECORD, CONFIG, LOCK, MIGRATION, "start.sock"})
 TEMPORARIES = (f".{RECORD}.", f".{CONFIG}.")
+# The configuration of a container that has no control group of its own yet.
+NEW_CONFIG = f".{CONFIG}.new"
 
 # A record is some kilobytes; annotations of engines make it tens.
 LARGEST_BYTES = 16 << 20

@@ -1,14 +1,14 @@
 """Other limits for a container that is there.
 
 Lives here: setting them, and remembering them with the container, so that they go along
-when it moves. Must not live here: where a limit is written (`cgroup`). May be imported by
+when it moves. Must not live here: where a limit is written (`group`). May be imported by
 every room above `runtime`.
 """
 
 from __future__ import annotations
 
 from migrate.errors import BrokenState, WrongStatus
-from migrate.runtime import cgroup, jsontext, state, statedir
+from migrate.runtime import group, jsontext, state, statedir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def update(store: Store, record: Record, resources: Mapping[str, Any]) -> None:
     """
     if state.status(record) == "stopped":
         raise WrongStatus("container not running")
-    cgroup.update(record["cgroup"], resources)
+    group.update(record, resources)
     _remember(store, record["id"], resources)
 
 

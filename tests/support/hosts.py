@@ -72,6 +72,10 @@ class Host:
         self._only_v2 = only_v2
         self._spawner: Spawner | None = None
 
+    def cgroup_mounts(self) -> list[tuple[str, str, str]]:
+        """Return (mount point, type, options) of each control group tree in this host."""
+        return self.nest.mounts(only_v2=self._only_v2)
+
     def folder(self, path: str) -> Path:
         """Return where the host's file `path` can be reached from outside."""
         return Path(f"/proc/{self.pid}/root{path}")
@@ -102,7 +106,7 @@ class Host:
         for folder, _ in private:
             os.makedirs(folder, mode=0o700)
         plan = {
-            "cgroups": self.nest.mounts(only_v2=self._only_v2),
+            "cgroups": self.cgroup_mounts(),
             "binds": [*private, *binds],
             "writable": writable_folders(self.scratch),
         }

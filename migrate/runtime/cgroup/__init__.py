@@ -13,6 +13,7 @@ lists them (`memory`, `cpu,cpuacct`), `name=systemd`, and "" for the cgroup2 tre
 |---|---|
 | hierarchy | which trees there are, and where a container's directory is in each |
 | tree | make, join, list, kill, remove |
+| claim | keeping two containers out of one cgroup |
 | freezer | freeze and thaw |
 | limits, limits_v1, limits_v2, devices, device_program | what `linux.resources` asks |
 | counters, counters_v1, counters_v2 | runc's numbers |
@@ -25,15 +26,25 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from migrate.runtime.cgroup.claim import claim
     from migrate.runtime.cgroup.counters import stats
     from migrate.runtime.cgroup.freezer import freeze, frozen_state, thaw
     from migrate.runtime.cgroup.hierarchy import Hierarchy, directory_of, hierarchies, resolve
-    from migrate.runtime.cgroup.limits import create, update
-    from migrate.runtime.cgroup.tree import add, destroy, exists, kill, procs, refuse_occupied
+    from migrate.runtime.cgroup.limits import create, limit_new, update
+    from migrate.runtime.cgroup.tree import (
+        add,
+        destroy,
+        exists,
+        kill,
+        make,
+        procs,
+        refuse_occupied,
+    )
 
 __all__ = [
     "Hierarchy",
     "add",
+    "claim",
     "create",
     "destroy",
     "directory_of",
@@ -42,6 +53,8 @@ __all__ = [
     "frozen_state",
     "hierarchies",
     "kill",
+    "limit_new",
+    "make",
     "procs",
     "refuse_occupied",
     "resolve",
@@ -53,6 +66,7 @@ __all__ = [
 _MODULES = {
     "Hierarchy": "hierarchy",
     "add": "tree",
+    "claim": "claim",
     "create": "limits",
     "destroy": "tree",
     "directory_of": "hierarchy",
@@ -61,6 +75,8 @@ _MODULES = {
     "frozen_state": "freezer",
     "hierarchies": "hierarchy",
     "kill": "tree",
+    "limit_new": "limits",
+    "make": "tree",
     "procs": "tree",
     "refuse_occupied": "tree",
     "resolve": "hierarchy",

@@ -29,6 +29,11 @@ def create(paths: Mapping[str, str], resources: Mapping[str, Any] | None) -> Non
             caller to `destroy`.
     """
     tree.make(paths)
+    limit_new(paths, resources)
+
+
+def limit_new(paths: Mapping[str, str], resources: Mapping[str, Any] | None) -> None:
+    """Set the limits of cgroups that are there and have none yet, see `create`."""
     resources = resources or {}
     devices = resources.get("devices") or ()
     if is_unified(paths):

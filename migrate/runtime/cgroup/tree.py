@@ -16,7 +16,7 @@ from migrate.runtime.cgroup.hierarchy import directory_of, is_unified
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
 SIGKILL = 9
 RETRY_SECONDS = 0.001
@@ -32,25 +32,41 @@ def exists(paths: Mapping[str, str]) -> bool:
     return any(os.path.isdir(directory) for directory in paths.values())
 
 
-def make(paths: Mapping[str, str]) -> None:
+def make(
+    paths: Mapping[str, str],
+    inhabitants: Collection[int] = (),
+    new: dict[str, str] | None = None,
+) -> None:
     """Make the directories, ready for limits and processes.
+
+    Args:
+        paths: of the container.
+        inhabitants: processes of the container that are in there already.
+        new: takes those that were not there before, also where not all can be made.
 
     Raises:
         CgroupError: a directory cannot be made, or holds processes of somebody else.
     """
     for key, directory in paths.items():
-        if is_unified(paths):
-            _make_v2(directory)
-        elif "cpuset" in key.split(","):
-            _make_cpuset(directory)
-        else:
-            _makedirs(directory)
-    refuse_occupied(paths)
+        if inhabitants and os.path.isdir(directory):
+            continue  # systemd's, which has handed its controllers down as it means to
+        if directory in _made(paths, key, directory) and new is not None:
+            new[key] = directory
+    refuse_occupied(paths, inhabitants)
     if freezer.frozen_state(paths) != "THAWED":
         freezer.thaw(paths)  # what a killed command left; nobody is in it
 
 
-def refuse_occupied(paths: Mapping[str, str]) -> None:
+def _made(paths: Mapping[str, str], key: str, directory: str) -> list[str]:
+    """Make one directory, as its tree wants it; return those that are new."""
+    if is_unified(paths):
+        return _make_v2(directory)
+    if "cpuset" in key.split(","):
+        return _make_cpuset(directory)
+    return _makedirs(directory)
+
+
+def refuse_occupied(paths: Mapping[str, str], inhabitants: Collection[int] = ()) -> None:
     """Refuse control groups that somebody else's processes are in.
 
     To be asked before a record names them: what is left of a container that could not
@@ -59,7 +75,7 @@ def refuse_occupied(paths: Mapping[str, str]) -> None:
     Raises:
         CgroupError: there are some.
     """
-    strangers = procs(paths)
+    strangers = set(procs(paths)).difference(inhabitants)
     if strangers:
         raise CgroupError(
             f"control group {next(iter(paths.values()))} is not empty: "
@@ -91,7 +107,7 @@ def add(paths: Mapping[str, str], pid: int) -> None:
 
 def procs(paths: Mapping[str, str]) -> list[int]:
     """Return the processes of a container, those in cgroups below its own included."""
-    directory = _tree_of_processes(paths)
+    directory = tree_of_processes(paths)
     pids: set[int] = set()
     for parent, name in _walk(directory) if directory else ():
         text = files.read_if_there(f"{name}/cgroup.procs", parent)
@@ -129,7 +145,7 @@ def refuse_strangers(paths: Mapping[str, str], pids: list[int]) -> None:
     """
     if os.getpid() in pids or 0 in pids:
         raise CgroupError(
-            f"control group {_tree_of_processes(paths)} holds processes that are not "
+            f"control group {tree_of_processes(paths)} holds processes that are not "
             "the container's",
             "Look at its cgroup.procs; this program leaves them alone.",
         )
@@ -179,7 +195,7 @@ def _kill_once(paths: Mapping[str, str], pids: list[int]) -> None:
     freezer.thaw(paths)  # v1: a frozen process dies only once it is thawed
 
 
-def _tree_of_processes(paths: Mapping[str, str]) -> str | None:
+def tree_of_processes(paths: Mapping[str, str]) -> str | None:
     """Return the directory in the tree that decides who belongs to the container."""
     for controller in ("freezer", "devices", "pids", "memory"):
         directory = directory_of(paths, controller)
@@ -265,10 +281,11 @@ def _makedirs(directory: str) -> list[str]:
     while not os.path.isdir(at):
         missing.append(at)
         at = os.path.dirname(at)
-    missing.reverse()
-    for path in missing:
+    made = []
+    for path in reversed(missing):
         try:
             os.mkdir(path, 0o755)
+            made.append(path)
         except FileExistsError:
             continue
         except OSError as error:
@@ -276,12 +293,12 @@ def _makedirs(directory: str) -> list[str]:
                 f"control group {path} cannot be made: {str(error.strerror).lower()}",
                 "Run as root with the tree mounted writable, or choose another cgroupsPath.",
             ) from None
-    return missing
+    return made
 
 
-def _make_cpuset(directory: str) -> None:
+def _make_cpuset(directory: str) -> list[str]:
     """Make a v1 cpuset: a new one has no processors and no memory until told."""
-    _makedirs(directory)
+    made = _makedirs(directory)
     chain = [directory]
     while not os.path.ismount(chain[-1]):
         chain.append(os.path.dirname(chain[-1]))
@@ -289,11 +306,12 @@ def _make_cpuset(directory: str) -> None:
         for name in ("cpuset.cpus", "cpuset.mems"):
             if not files.read(f"{child}/{name}"):
                 files.write(f"{child}/{name}", files.read(f"{parent}/{name}"))
+    return made
 
 
-def _make_v2(directory: str) -> None:
+def _make_v2(directory: str) -> list[str]:
     """Make a v2 cgroup with every controller its parents can give it."""
-    _makedirs(directory)
+    made = _makedirs(directory)
     chain = [os.path.dirname(directory)]
     while not os.path.ismount(chain[-1]):
         chain.append(os.path.dirname(chain[-1]))
@@ -310,3 +328,4 @@ def _make_v2(directory: str) -> None:
                 files.write_raw(f"{parent}/cgroup.subtree_control", f"+{controller}")
             except OSError:
                 continue
+    return made

@@ -1,0 +1,158 @@
+"""A container's control group over its life: planned, entered, limited, left.
+
+Lives here: the order of these, by either driver: directories of the file systems, or a
+unit of systemd's. Must not live here: how each is done (`runtime.cgroup`,
+`runtime.systemd`). May be imported by every room above `runtime`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from migrate.errors import CgroupError, MigrateError
+from migrate.runtime import cgroup
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from migrate.runtime.spec.model import Linux
+    from migrate.runtime.state import Record, Store
+
+
+def plan(record: Record, linux: Linux, *, systemd: bool) -> None:
+    """Write into a record where the container's cgroup is to be; nothing is made.
+
+    Raises:
+        CgroupError: `cgroupsPath` names no such place.
+    """
+    path = linux.get("cgroupsPath")
+    if systemd:
+        from migrate.runtime.systemd import driver
+
+        record["cgroup"], record["systemd"] = driver.place(path, record["id"])
+    else:
+        record["cgroup"] = cgroup.resolve(path, record["id"])
+
+
+def enter(store: Store, record: Record, linux: Linux, pid: int) -> None:
+    """Make the cgroup of a new container, save its record, and move a process in.
+
+    The record is saved before anybody is in the cgroup, so that what a killed command
+    leaves can be cleared away by it; and not before the cgroup is the container's, so
+    that nobody else's can be.
+
+    Args:
+        store: where the record is kept.
+        record: as `plan` left it; of a user who may have no cgroup it has none afterwards.
+        linux: of the configuration.
+        pid: the container's first process.
+
+    Raises:
+        CgroupError: somebody else is in it, or a limit cannot be set.
+    """
+    resources: Mapping[str, Any] | None = linux.get("resources")
+    if resources is not None and _leaves_room_for_one(resources):
+        # Stage 1 and what it forks are two for a moment: see `limit_last`.
+        resources = {name: value for name, value in resources.items() if name != "pids"}
+    if "systemd" in record:
+        _enter_unit(store, record, resources or {}, pid)
+        return
+    is_needed = os.geteuid() == 0 or bool(linux.get("resources") or linux.get("cgroupsPath"))
+    paths, record["cgroup"] = record["cgroup"], {}
+    try:
+        held = cgroup.claim(paths)
+    except CgroupError:
+        if is_needed:
+            raise
+        store.save(record)  # as runc: without limits, a user's container stays in theirs
+        return
+    try:
+        record["cgroup"] = paths
+        store.save(record)
+        try:
+            cgroup.limit_new(paths, resources)
+        except CgroupError:
+            if is_needed:
+                raise
+            cgroup.destroy(paths)
+            record["cgroup"] = {}
+            store.save(record)
+        cgroup.add(record["cgroup"], pid)
+    finally:
+        held.close()
+
+
+def limit_last(record: Record, linux: Linux) -> None:
+    """Set what `enter` could not yet: only one process is in there now."""
+    resources: Mapping[str, Any] = linux.get("resources") or {}
+    if _leaves_room_for_one(resources):
+        update(record, {"pids": resources["pids"]})
+
+
+def update(record: Record, resources: Mapping[str, Any]) -> None:
+    """Set other limits.
+
+    Raises:
+        CgroupError: names the file, the value and the reason.
+    """
+    if "systemd" in record:
+        from migrate.runtime.systemd import driver
+
+        driver.update(record, resources)
+    cgroup.update(record["cgroup"], resources)
+
+
+def leave(record: Record) -> list[str]:
+    """Kill who is in a container's cgroup, and remove it.
+
+    Returns:
+        What systemd could not do; the cgroup itself is gone all the same.
+
+    Raises:
+        CgroupError: somebody does not die, or a directory stays.
+    """
+    cgroup.kill(record["cgroup"])
+    problems = forget_unit(record)
+    cgroup.destroy(record["cgroup"])
+    return problems
+
+
+def forget_unit(record: Record) -> list[str]:
+    """Let systemd forget a unit that nobody is in; return what it could not do."""
+    if "systemd" not in record:
+        return []
+    from migrate.runtime.systemd import driver
+
+    try:
+        driver.stop(record)
+    except MigrateError as error:
+        return [str(error)]
+    return []
+
+
+def _enter_unit(store: Store, record: Record, resources: Mapping[str, Any], pid: int) -> None:
+    """Have systemd make the cgroup, then set what it has no word for."""
+    from migrate.runtime.systemd import driver
+
+    paths, unit = record["cgroup"], record.pop("systemd")
+    record["cgroup"] = {}  # another one's still, perhaps: not to be killed for our failure
+    cgroup.refuse_occupied(paths)
+    record["cgroup"], record["systemd"] = paths, unit
+    store.save(record)
+    try:
+        driver.start(record, pid, resources)
+    except driver.UnitExists:
+        record["cgroup"] = {}
+        del record["systemd"]
+        raise
+    # Trees that systemd does not manage (the freezer, cpuset) are left to us.
+    cgroup.make(record["cgroup"], (pid,))
+    cgroup.limit_new(record["cgroup"], resources)
+    cgroup.add(record["cgroup"], pid)
+
+
+def _leaves_room_for_one(resources: Mapping[str, Any]) -> bool:
+    """Tell whether only one process may be in the cgroup."""
+    return bool((resources.get("pids") or {}).get("limit") == 1)
