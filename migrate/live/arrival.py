@@ -276,10 +276,10 @@ def _keep_in_memory(folder: str) -> None:
     """Mount memory on the image folder, whatever the state root lies on.
 
     Images hold the container's memory: they are never written to a disk, and need no
-    room in /run, which is small on many machines.
+    room in /run, which is small on many machines. What fits was checked before.
     """
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
-    syscalls.mount("migrate", folder, "tmpfs", flags, "mode=700")
+    syscalls.mount("migrate", folder, "tmpfs", flags, "mode=700,size=95%")
 
 
 def remove_images(place: Place) -> None:

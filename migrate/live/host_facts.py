@@ -60,7 +60,6 @@ class HostFacts:
         cpu_flags: as /proc/cpuinfo has them.
         cgroups: keys of the mounted hierarchies.
         memory_bytes: available.
-        state_bytes: free where images go, below the state root.
         disk_bytes: free where the bundle goes.
         disk_files: how many more can be made there; -1 where there is no limit.
         pipe_max_bytes: largest pipe without CAP_SYS_RESOURCE.
@@ -84,7 +83,6 @@ class HostFacts:
     cpu_flags: list[str] = field(default_factory=list)
     cgroups: list[str] = field(default_factory=list)
     memory_bytes: int = 0
-    state_bytes: int = 0
     disk_bytes: int = 0
     disk_files: int = -1
     pipe_max_bytes: int = 0
@@ -125,12 +123,11 @@ class HostFacts:
         return bool(self.capabilities >> capability & 1)
 
 
-def gather(*, criu: str | None, state_root: str, bundle: str) -> HostFacts:
+def gather(*, criu: str | None, bundle: str) -> HostFacts:
     """Look at this host.
 
     Args:
         criu: as given by --criu.
-        state_root: of `runtime.state`.
         bundle: where the container's files are or would be; need not exist.
     """
     facts = HostFacts(
@@ -148,7 +145,6 @@ def gather(*, criu: str | None, state_root: str, bundle: str) -> HostFacts:
         bridges=_bridges(),
     )
     facts.cpu_vendor, facts.cpu_flags = _processor()
-    facts.state_bytes, _ = _room(state_root)
     facts.disk_bytes, facts.disk_files = _room(bundle)
     try:
         found = version(find_criu(criu))

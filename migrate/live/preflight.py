@@ -50,7 +50,7 @@ def look_here(
     Returns:
         The question for the destination's `look_there`, JSON-able, and the findings.
     """
-    here = gather(criu=criu, state_root="/run", bundle=record["bundle"])
+    here = gather(criu=criu, bundle=record["bundle"])
     needs = _needs(record, spec, facts, plan)
     findings = [*_criu(here), *_privileges(here), *_of_container(facts, plan), *_users(facts, here)]
     return {"host": here.to_json(), "needs": asdict(needs)}, findings
@@ -74,7 +74,7 @@ def look_there(
         raise ProtocolError("preflight: the question is not readable")
     source = HostFacts.from_json(question.get("host"))
     needs = Needs.from_json(question.get("needs"))
-    here = gather(criu=criu, state_root=store.root, bundle=bundle)
+    here = gather(criu=criu, bundle=bundle)
     found = [*_criu(here), *_privileges(here)]
     for check in CHECKS:
         found += check(source, here, needs)
