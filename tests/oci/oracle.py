@@ -12,7 +12,21 @@ _VERSION = "does not look at ociVersion"
 _PIDFD = "has no --pidfd-socket (it came with 1.2)"
 _GO = "at times puts Go's own limit of open files back"
 _RACE = "has no lock: of several at once all may fail, or hang"
+_FLAGS = "has no flags of seccomp (they came with 1.1.6)"
+_REFUSED = "test_a_profile_that_cannot_be_meant_is_refused_and_leaves_nothing"
+_LOOSE = "takes it, though the specification says that it must not"
 NOT_RUNC: dict[str, str] = {
+    f"{_REFUSED}[flag]": _FLAGS,
+    f"{_REFUSED}[no-names]": _LOOSE,
+    f"{_REFUSED}[errno-of-allow]": _LOOSE,
+    f"{_REFUSED}[errno-of-default]": _LOOSE,
+    f"{_REFUSED}[metadata]": _LOOSE,
+    f"{_REFUSED}[large-errno]": "blames something else",
+    "test_a_call_newer_than_the_profile_is_missing_and_an_older_one_forbidden[native]": (
+        "answers ENOSYS on architectures that are named only"
+    ),
+    "test_flags_are_taken": _FLAGS,
+    "test_the_least_that_a_program_needs_is_enough": "loads the filter before its own last calls",
     "test_exec_process_file_sets_rlimits_and_capabilities": _GO,
     "test_exec_sends_a_pidfd_of_its_process": _PIDFD,
     "test_the_pidfd_socket_receives_a_pidfd_of_the_process": _PIDFD,

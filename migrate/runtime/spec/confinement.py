@@ -20,8 +20,9 @@ APPARMOR_ENABLED = "/sys/module/apparmor/parameters/enabled"
 SELINUX_MOUNT_POINT = "/sys/fs/selinux"
 SELINUX_MAGIC = 0xF97CFF8C
 
-# The kernel's largest error number, MAX_ERRNO, and the bits a tracer is told.
-LARGEST_BY_ACTION: dict[str, int] = {"SCMP_ACT_ERRNO": 4095, "SCMP_ACT_TRACE": 0xFFFF}
+# What libseccomp lets an action say: error numbers below the kernel's MAX_ERRNO, and all
+# the bits a tracer is told.
+LARGEST_BY_ACTION: dict[str, int] = {"SCMP_ACT_ERRNO": 4094, "SCMP_ACT_TRACE": 0xFFFF}
 LAST_ARGUMENT = 5
 # The listener's descriptor is handed over by the one, with runc by the other.
 NEVER_NOTIFIED = frozenset({"sendmsg", "write"})
