@@ -33,6 +33,7 @@ class ExecOptions:
         cgroup: directories to join; the container's own where None.
         console_socket: path of the socket the terminal's master goes to.
         take_console: called with the master instead.
+        warn: called with what is carried out otherwise than the process says.
         pid_file: path the process's pid is written to.
         pidfd_socket: path of the socket a pidfd goes to.
         preserve_fds: how many descriptors after the standard three reach the payload.
@@ -45,6 +46,7 @@ class ExecOptions:
         "pidfd_socket",
         "preserve_fds",
         "take_console",
+        "warn",
     )
 
     def __init__(
@@ -56,6 +58,7 @@ class ExecOptions:
         pid_file: str = "",
         pidfd_socket: str = "",
         preserve_fds: int = 0,
+        warn: Callable[[str], None] | None = None,
     ) -> None:
         self.cgroup = cgroup
         self.console_socket = console_socket
@@ -63,6 +66,7 @@ class ExecOptions:
         self.pid_file = pid_file
         self.pidfd_socket = pidfd_socket
         self.preserve_fds = preserve_fds
+        self.warn = warn
 
 
 def exec_process(store: Store, record: Record, process: Process, options: ExecOptions) -> int:
@@ -235,7 +239,14 @@ def _join_cgroup(record: Record, options: ExecOptions, pid: int) -> None:
     except CgroupError:
         if options.cgroup or set(record["cgroup"]) != {""}:
             raise
-        cgroup.add({"": group_of_first(record)}, pid)
+        first = group_of_first(record)
+        if record.get("systemd", {}).get("bus") == "user":
+            # Out of a session's own group a user may move nothing; systemd may.
+            from migrate.runtime.systemd import driver
+
+            driver.attach(record, pid, first.removeprefix(record["cgroup"][""]))
+            return
+        cgroup.add({"": first}, pid)
 
 
 def group_of_first(record: Record) -> str:

@@ -15,7 +15,7 @@ from migrate.runtime import cgroup
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
+    from typing import Any, Self
 
     from migrate.runtime.spec.model import Linux
     from migrate.runtime.state import Record, Store
@@ -84,6 +84,60 @@ def enter(store: Store, record: Record, linux: Linux, pid: int) -> None:
         held.close()
 
 
+class Prepared:
+    """The cgroup of a container that others will move into, for the length of a `with`.
+
+    A scope of systemd's is gone as soon as it is empty: a process that only waits keeps it
+    until the block ends. The caller has no threads, and has saved the record.
+
+    Args:
+        record: as `plan` left it.
+        resources: what binds whoever moves in; `update` sets the others later.
+
+    Raises:
+        CgroupError: somebody else is in it, or a limit cannot be set.
+    """
+
+    def __init__(self, record: Record, resources: Mapping[str, Any]) -> None:
+        self._pid = 0
+        self._hold = -1
+        if "systemd" not in record:
+            cgroup.create(record["cgroup"], resources)
+            return
+        self._wait_apart()
+        try:
+            _make_unit(record, resources, self._pid)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the waiting process end."""
+        if self._pid:
+            os.close(self._hold)
+            os.waitpid(self._pid, 0)
+            self._pid = 0
+
+    def _wait_apart(self) -> None:
+        """Start a process that ends with the pipe's other end, so with ours at the latest."""
+        end, self._hold = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.close(self._hold)
+                os.read(end, 1)
+            finally:
+                os._exit(0)
+        os.close(end)
+        self._pid = pid
+
+
 def limit_last(record: Record, linux: Linux) -> None:
     """Set what `enter` could not yet: only one process is in there now."""
     resources: Mapping[str, Any] = linux.get("resources") or {}
@@ -133,14 +187,19 @@ def forget_unit(record: Record) -> list[str]:
 
 
 def _enter_unit(store: Store, record: Record, resources: Mapping[str, Any], pid: int) -> None:
-    """Have systemd make the cgroup, then set what it has no word for."""
-    from migrate.runtime.systemd import driver
-
+    """Make the unit once its record is saved."""
     paths, unit = record["cgroup"], record.pop("systemd")
     record["cgroup"] = {}  # another one's still, perhaps: not to be killed for our failure
     cgroup.refuse_occupied(paths)
     record["cgroup"], record["systemd"] = paths, unit
     store.save(record)
+    _make_unit(record, resources, pid)
+
+
+def _make_unit(record: Record, resources: Mapping[str, Any], pid: int) -> None:
+    """Have systemd make the cgroup around a process, then set what it has no word for."""
+    from migrate.runtime.systemd import driver
+
     try:
         driver.start(record, pid, resources)
     except driver.UnitExists:

@@ -6,7 +6,7 @@ Lives here: booting it, running commands in it, shutting it down.
         machine.run(["systemctl", "is-system-running"])
 
 It is a container of its own kind: new pid, mount, uts, ipc and cgroup namespaces around
-systemd(1), with a control group in every tree, an empty /run, and a read-only /proc/sys.
+systemd(1), with a control group in every tree and an empty /run.
 On this machine's mix of v1 and v2 that is systemd's "hybrid" set-up, and with a host of
 the layout "v2" the unified one. It boots in a third of a second: of its units only
 D-Bus is wanted. A user's own service manager is started on demand, see `user`.
@@ -38,7 +38,7 @@ exec unshare --cgroup --pid --mount --uts --ipc --fork --kill-child=KILL --propa
 """
 
 # What a machine's start brings along besides, such as debugfs mounted and modules loaded, is
-# hidden from it; and of the kernel's settings it can change none.
+# hidden from it. In what says by `container` that it is one, systemd changes no kernel settings.
 BOOT = r"""
 set -eu
 umount -R /sys
@@ -50,8 +50,6 @@ printf '%s\n' "$TREES" | while read -r top kind options; do
     mount -t "$kind" -o "${options:-defaults}" cgroup "$top"
 done
 mount -t proc proc /proc
-mount --bind /proc/sys /proc/sys
-mount -o remount,bind,ro /proc/sys
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs tmpfs /lib/systemd/system/sysinit.target.wants
 mkdir -p /run/systemd/system

@@ -6,13 +6,15 @@ of one version. Imported through `migrate.runtime.cgroup`.
 
 from __future__ import annotations
 
+import os
+
 from migrate.errors import CgroupError
 from migrate.runtime.cgroup import tree
 from migrate.runtime.cgroup.hierarchy import directory_of, is_unified
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
 
@@ -39,7 +41,13 @@ def limit_new(paths: Mapping[str, str], resources: Mapping[str, Any] | None) -> 
     if is_unified(paths):
         from migrate.runtime.cgroup import device_program
 
-        device_program.attach(paths[""], devices)
+        try:
+            device_program.attach(paths[""], devices)
+        except CgroupError:
+            if os.geteuid() == 0 or _closes(devices):
+                raise
+            # A user may load no program. As with runc, that is no error where the
+            # configuration closes nothing: what the user cannot open stays closed.
     else:
         directory = directory_of(paths, "devices")
         if directory is not None:
@@ -53,6 +61,14 @@ def limit_new(paths: Mapping[str, str], resources: Mapping[str, Any] | None) -> 
             )
     if any(name != "devices" for name in resources):
         update(paths, resources)
+
+
+def _closes(devices: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether any rule closes, or opens less than everything."""
+    return any(
+        not device.get("allow") or set(device.get("access") or "rwm") != set("rwm")
+        for device in devices
+    )
 
 
 def update(paths: Mapping[str, str], resources: Mapping[str, Any]) -> None:

@@ -63,7 +63,9 @@ class Bus:
         except (OSError, ValueError, RuntimeError) as error:
             raise CgroupError(
                 f"systemd's {which} bus at {address} cannot be reached: {_reason(error)}",
-                "Leave --systemd-cgroup out where systemd does not run, or start dbus.",
+                "Leave --systemd-cgroup out where systemd does not run, or start dbus."
+                if which == SYSTEM
+                else "Log in with a session of one's own, so that XDG_RUNTIME_DIR has a bus.",
             ) from None
 
     def __enter__(self) -> Self:
@@ -102,6 +104,13 @@ class Bus:
     def change(self, unit: str, properties: Sequence[Property]) -> None:
         """Set properties of a unit until its end."""
         self._call("SetUnitProperties", "sba(sv)", (unit, True, list(properties)), unit)
+
+    def attach(self, unit: str, below: str, pid: int) -> None:
+        """Move a process into a unit's group, or one below it."""
+        try:
+            self._call("AttachProcessesToUnit", "ssau", (unit, below, [pid]), unit)
+        except FileNotFoundError:
+            raise CgroupError(f"systemd knows no unit {unit}", "Look at `migrate list`.") from None
 
     def stop(self, unit: str) -> None:
         """Stop a unit, and forget that it may have failed; one that is gone is no error."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SLICES = {SYSTEM: "system.slice", USER: "user.slice"}
 
-__all__ = ["UnitExists", "is_whole", "place", "start", "stop", "update"]
+__all__ = ["UnitExists", "attach", "is_whole", "place", "start", "stop", "update"]
 
 
 def place(cgroups_path: str | None, container_id: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -91,6 +91,21 @@ def update(record: Record, resources: Mapping[str, Any]) -> None:
         )
         if wanted:
             bus.change(record["systemd"]["unit"], wanted)
+
+
+def attach(record: Record, pid: int, below: str) -> None:
+    """Move a process into the container's unit.
+
+    Args:
+        record: with its unit.
+        pid: of the process.
+        below: the group below the unit's own that takes it, "/" and its path; or "".
+
+    Raises:
+        CgroupError: systemd refuses it.
+    """
+    with Bus(record["systemd"]["bus"]) as bus:
+        bus.attach(record["systemd"]["unit"], below, pid)
 
 
 def stop(record: Record) -> None:
