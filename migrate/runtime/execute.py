@@ -14,7 +14,7 @@ from migrate.errors import CgroupError, StageError, WrongStatus
 from migrate.runtime import cgroup, handover, plan, state
 from migrate.runtime.cgroup import files
 from migrate.runtime.cgroup.hierarchy import directory_of, hierarchies
-from migrate.runtime.launch import answer_limits
+from migrate.runtime.launch import answer_limits, prepare_filter
 from migrate.runtime.spec.validation import NAMESPACE_FILES, validate_process
 from migrate.runtime.stage import Stage
 
@@ -104,10 +104,7 @@ def exec_process(store: Store, record: Record, process: Process, options: ExecOp
                 keyring=f"_ses.{record['id']}",
             )
             seccomp = _seccomp(store, record)
-            if seccomp:
-                from migrate.runtime import filters
-
-                the_plan["process"]["seccomp"] = filters.compiled(seccomp)
+            the_plan["process"]["filtered"] = seccomp is not None
             pid = stage.fork(the_plan, tuple(fds), _no_maps)
         finally:
             for fd in fds:
@@ -118,7 +115,8 @@ def exec_process(store: Store, record: Record, process: Process, options: ExecOp
             {
                 "CONSOLE": lambda body, fds: handover.console(body, fds, options),
                 "LIMITS": lambda _body, _fds: answer_limits(stage, process),
-            }
+            },
+            meanwhile=lambda: prepare_filter(stage, seccomp),
         )
         handover.announce(pid, options)
         try:

@@ -28,7 +28,7 @@ except ImportError as error:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from migrate.runtime.spec.model import Seccomp, SeccompArgument, SeccompRule, Spec
+    from migrate.runtime.spec.model import Seccomp, SeccompArgument, SeccompRule
     from migrate.runtime.state import Record
 
     # The program, the flags of seccomp(2), whether a listener comes of it.
@@ -112,12 +112,6 @@ def compiled(seccomp: Seccomp, path: str = "$.linux.seccomp") -> Filter:
             path, f"makes {len(program) // 8} instructions, {MOST_INSTRUCTIONS} are the most"
         )
     return program, flags, notifies(seccomp)
-
-
-def compiled_for(spec: Spec) -> Filter | None:
-    """Return the filter of a container, None without one."""
-    seccomp = spec.get("linux", {}).get("seccomp")
-    return compiled(seccomp) if seccomp else None
 
 
 def known_architectures() -> list[str]:

@@ -169,7 +169,7 @@ def process_plan(process: Process, *, preserve_fds: int, in_user_namespace: bool
             for name in ("bounding", "effective", "permitted", "inheritable", "ambient")
         },
         "no_new_privileges": process.get("noNewPrivileges", False),
-        "seccomp": None,
+        "filtered": False,
         "apparmor": process.get("apparmorProfile", ""),
         "selinux": process.get("selinuxLabel", ""),
         "preserve_fds": preserve_fds,
@@ -202,8 +202,8 @@ def describe(plan: dict[str, Any]) -> list[str]:
     lines += [_described(*operation) for operation in plan["last_operations"]]
     process = plan["process"]
     lines.append(f"user {process['uid']}:{process['gid']}, directory {process['cwd']}")
-    if process["seccomp"] is not None:
-        lines.append(f"system call filter of {len(process['seccomp'][0]) // 8} instructions")
+    if process["filtered"]:
+        lines.append("system call filter, right before the program")
     lines.append(f"wait for start, then execute {jsontext.dumps(process['args'])}")
     return lines
 

@@ -18,7 +18,7 @@ that carries them. Must not live here: what a message makes anybody do. Imported
     HOOKED ──────────────────────────────────────────────▶ pivots
               ◀──────────────────────────────────── CONSOLE, descriptor
               ◀──────────────────────────────────── LIMITS  is about to change its user
-    LIMITED ─────────────────────────────────────────────▶
+    LIMITED, the filter ─────────────────────────────────▶
               ◀──────────────────────────────────── READY   nothing left that can fail
     RELEASE ─────────────────────────────────────────────▶ waits for `start`; exec: runs
               ◀──────────────────── LISTENER, descriptor    exec: of its system call filter

@@ -70,6 +70,7 @@ class Stage:
     Attributes:
         first_pid: of stage 1; 0 once it has ended and is reaped.
         pid: of stage 2, as seen here; 0 before it is there.
+        filter: the system call filter it is to load, marshalled.
     """
 
     def __init__(self, preserve_fds: int = 0) -> None:
@@ -79,6 +80,7 @@ class Stage:
             preserve_fds: how many descriptors after the standard three go along.
         """
         self.pid = 0
+        self.filter = b""
         self._pidfd = -1
         _check_preserved(preserve_fds)
         # Whatever the caller left open must not reach a stage (CVE-2024-21626).
@@ -134,17 +136,22 @@ class Stage:
         self._reap_first()
         return self.pid
 
-    def converse(self, answers: dict[str, Answer]) -> None:
+    def converse(
+        self, answers: dict[str, Answer], *, meanwhile: Callable[[], None] | None = None
+    ) -> None:
         """Send GO, and answer what stage 2 asks until it is ready.
 
         Args:
             answers: by message; each may send a reply.
+            meanwhile: called once stage 2 is at work.
 
         Raises:
             StageError: what the stage says went wrong.
         """
         try:
             self.channel.send("GO")
+            if meanwhile is not None:
+                meanwhile()
             while True:
                 message, body, fds = self.channel.receive()
                 if message == "READY":

@@ -12,4 +12,3 @@ from migrate.syscalls.constants import *  # noqa: F403 - the package is one room
 from migrate.syscalls.files import *  # noqa: F403 - the same
 from migrate.syscalls.mounts import *  # noqa: F403 - the same
 from migrate.syscalls.processes import *  # noqa: F403 - the same
-from migrate.syscalls.seccomp import *  # noqa: F403 - the same

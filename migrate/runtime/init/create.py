@@ -44,7 +44,7 @@ def run(channel: protocol.Channel, plan: dict[str, Any], fds: list[int]) -> NoRe
         os.close(root.fd)
         # With another user's ids the parent may no longer raise a limit of ours.
         channel.send("LIMITS")
-        channel.expect("LIMITED")
+        process["filter"], _ = channel.expect("LIMITED")
         payload.become(process)
         program = payload.find_program(process["args"][0], pairs.get("PATH"))
         channel.send("READY")

@@ -65,7 +65,7 @@ def apply(process: dict[str, Any]) -> None:
     inheritable = sets["inheritable"] & held
     _become(process)
     kept = 0
-    if process["seccomp"] is not None and not process["no_new_privileges"]:
+    if process["filtered"] and not process["no_new_privileges"]:
         kept = held & _CAP_SYS_ADMIN
     syscalls.capset(effective | kept, permitted | kept, inheritable)
     syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)

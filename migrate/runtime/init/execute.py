@@ -42,7 +42,7 @@ def run(channel: Channel, plan: dict[str, Any], _fds: list[int]) -> NoReturn:
         os.close(root_fd)
         # With another user's ids the parent may no longer raise a limit of ours.
         channel.send("LIMITS")
-        channel.expect("LIMITED")
+        process["filter"], _ = channel.expect("LIMITED")
         payload.become(process)
         program = payload.find_program(process["args"][0], pairs.get("PATH"))
         channel.send("READY")

@@ -6,6 +6,7 @@ them. Must not live here: anything that still needs privileges of the host.
 
 from __future__ import annotations
 
+import marshal
 import os
 import stat
 
@@ -156,9 +157,9 @@ def seal(process: dict[str, Any], hand_over: Callable[[int], None]) -> None:
         StageError: the kernel does not take the filter.
     """
     close_on_exec_from(3 + process["preserve_fds"])
-    if process["seccomp"] is None:
+    if not process["filter"]:
         return
-    program, flags, has_listener = process["seccomp"]
+    program, flags, has_listener = marshal.loads(process["filter"])  # noqa: S302 - our parent's
     try:
         listener = syscalls.seccomp_set_filter(program, flags)
     except KernelError as error:
