@@ -11,8 +11,6 @@ every call with a higher number than any the filter names.
 
 from __future__ import annotations
 
-from migrate.syscalls.libseccomp import SCMP_ARCH_X32, SCMP_ARCH_X86_64
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
@@ -21,6 +19,11 @@ if TYPE_CHECKING:
     Instruction = tuple[int, int, int, int]
 
 ENOSYS = 38
+
+# libseccomp's tokens, which are the kernel's numbers, but for x32: to the kernel its
+# programs are of x86-64.
+SCMP_ARCH_X86_64 = 0xC000003E
+SCMP_ARCH_X32 = 0x4000003E
 
 _LOAD_WORD = 0x20
 _JUMP = 0x05

@@ -28,6 +28,8 @@ except ImportError as error:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from migrate.runtime.spec.model import Seccomp, SeccompArgument, SeccompRule
     from migrate.runtime.state import Record
 
@@ -96,8 +98,11 @@ def compiled(seccomp: Seccomp, path: str = "$.linux.seccomp") -> Filter:
     except KernelError as error:
         raise _refusal(f"{path}.defaultAction", seccomp["defaultAction"], error) from None
     try:
-        for token in tokens:
-            made.arch_add(token)
+        for token, where in tokens.items():
+            try:
+                made.arch_add(token)
+            except KernelError as error:  # EDOM: of another byte order than the machine's
+                raise _refusal(where, "it here", error) from None
         if sum(len(rule["names"]) for rule in rules) > _RULES_WORTH_A_TREE:
             made.attr_set(libseccomp.SCMP_FLTATR_CTL_OPTIMIZE, 2)
         for at, rule in enumerate(rules):
@@ -146,19 +151,19 @@ def _flags(seccomp: Seccomp, path: str) -> int:
     return flags
 
 
-def _architectures(seccomp: Seccomp, path: str) -> list[int]:
-    """The tokens of all architectures, the machine's own always among them."""
-    tokens = [libseccomp.arch_native()]
+def _architectures(seccomp: Seccomp, path: str) -> dict[int, str]:
+    """Token and JSON path of all architectures, the machine's own always among them."""
+    tokens = {libseccomp.arch_native(): path}
     for at, name in enumerate(seccomp.get("architectures", [])):
         token = _token(name)
+        where = f"{path}.architectures[{at}]"
         if not token:
             raise ConfigError(
-                f"{path}.architectures[{at}]",
+                where,
                 f"{name} is not known to libseccomp {'.'.join(map(str, libseccomp.version()))}",
                 "Remove it, or install a newer libseccomp.",
             )
-        if token not in tokens:
-            tokens.append(token)
+        tokens.setdefault(token, where)
     return tokens
 
 
@@ -208,7 +213,7 @@ def _refusal(path: str, subject: str, error: KernelError) -> ConfigError:
     return ConfigError(path, f"libseccomp does not take {subject}: {reason}")
 
 
-def _newest(rules: list[SeccompRule], tokens: list[int]) -> dict[int, int]:
+def _newest(rules: list[SeccompRule], tokens: Iterable[int]) -> dict[int, int]:
     """The highest number that the rules name, by architecture."""
     names = {name for rule in rules for name in rule["names"]}
     newest = {

@@ -38,9 +38,6 @@ SCMP_ACT_LOG = 0x7FFC0000
 SCMP_ACT_ALLOW = 0x7FFF0000
 SCMP_FLTATR_CTL_OPTIMIZE = 8
 NR_SCMP_ERROR = -1
-# An x32 program is one of x86-64 to the kernel; the library tells them apart.
-SCMP_ARCH_X32 = 0x4000003E
-SCMP_ARCH_X86_64 = 0xC000003E
 
 try:
     _handle = dlopen(LIBRARY, _RTLD_NOW)
