@@ -57,8 +57,14 @@ def create_options(call: Call, take_console: Callable[[int], None] | None = None
         preserve_fds=call.number("preserve-fds"),
         explain=_say_step if call.globals["debug"] is True else None,
     )
+    options.warn = say_warning
     options.systemd = wants_systemd(call)
     return options
+
+
+def say_warning(problem: str) -> None:
+    """Write what is carried out otherwise than asked for to stderr."""
+    os.write(2, f"migrate: warning: {problem}\n".encode(errors="backslashreplace"))
 
 
 def _say_step(step: str) -> None:

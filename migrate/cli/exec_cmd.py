@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from migrate.cli.bundles import say_warning
 from migrate.errors import ConfigError, UsageError, WrongStatus
 from migrate.runtime import state
 from migrate.runtime.execute import ExecOptions, exec_process
@@ -37,6 +38,7 @@ def run(call: Call) -> int:
         pid_file=call.text("pid-file"),
         pidfd_socket=call.text("pidfd-socket"),
         preserve_fds=call.number("preserve-fds"),
+        warn=say_warning,
     )
     if call.has("detach"):
         exec_process(store, record, process, options)
@@ -102,7 +104,8 @@ def _set_user(call: Call, process: Process) -> None:
 
 def _id(text: str, option: str) -> int:
     """Return a numeric id."""
-    if text.isascii() and text.isdigit() and int(text) < 2**32 - 1:
+    # Ten digits at most: int() itself refuses thousands of them.
+    if text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < 2**32 - 1:
         return int(text)
     raise UsageError(f'invalid value "{text}" for {option}: a numeric id is expected')
 

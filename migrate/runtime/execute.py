@@ -15,14 +15,15 @@ from migrate.runtime import cgroup, handover, plan, state
 from migrate.runtime.cgroup import files
 from migrate.runtime.cgroup.hierarchy import directory_of, hierarchies
 from migrate.runtime.launch import answer_limits, prepare_filter
-from migrate.runtime.spec.validation import NAMESPACE_FILES, validate_process
+from migrate.runtime.spec.validation import NAMESPACE_FILES, validate_process, warnings
 from migrate.runtime.stage import Stage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Literal
 
-    from migrate.runtime.spec.model import Process, Seccomp
+    from migrate.runtime.spec.model import Linux, Process, Seccomp
     from migrate.runtime.state import Record, Store
 
 
@@ -87,9 +88,14 @@ def exec_process(store: Store, record: Record, process: Process, options: ExecOp
     stage = Stage(options.preserve_fds)
     try:
         validate_process(process, "$")
+        if options.warn is not None:
+            for problem in warnings(process, "$"):
+                options.warn(problem)
         _check_terminal(process, options)
         join, fds = _namespaces(record)
         try:
+            lasting = _lasting(store, record, process)
+            _set_affinity(stage.first_pid, process, "initial")
             # Moving a process takes the kernel a grace period: stage 1 moves while it
             # starts up, and what it forks is born in the cgroup. Where there is room for
             # one task only, stage 2 moves, which the limit does not hinder.
@@ -103,7 +109,8 @@ def exec_process(store: Store, record: Record, process: Process, options: ExecOp
                 preserve_fds=options.preserve_fds,
                 keyring=f"_ses.{record['id']}",
             )
-            seccomp = _seccomp(store, record)
+            the_plan["process"].update(plan.lasting(lasting))
+            seccomp = lasting.get("seccomp")
             the_plan["process"]["filtered"] = seccomp is not None
             pid = stage.fork(the_plan, tuple(fds), _no_maps)
         finally:
@@ -111,6 +118,7 @@ def exec_process(store: Store, record: Record, process: Process, options: ExecOp
                 os.close(fd)
         if not joins_early:
             _join_cgroup(record, options, pid)
+        _set_affinity(pid, process, "final")
         stage.converse(
             {
                 "CONSOLE": lambda body, fds: handover.console(body, fds, options),
@@ -147,18 +155,42 @@ def _check_terminal(process: Process, options: ExecOptions) -> None:
         )
 
 
-def _seccomp(store: Store, record: Record) -> Seccomp | None:
-    """The filter of the container's configuration, which holds for all its processes.
+# Members of a configuration that hold for all its processes: `linux` has the first ones.
+_LASTING = (b"seccomp", b"memoryPolicy", b"personality")
+_INHERITED: tuple[Literal["scheduler", "ioPriority", "execCPUAffinity"], ...] = (
+    "scheduler",
+    "ioPriority",
+    "execCPUAffinity",
+)
 
-    Decoding takes longer than looking: a configuration without the word, written plainly
-    or in escapes, has none.
+
+def _lasting(store: Store, record: Record, process: Process) -> Linux:
+    """What `linux` of the container's configuration says of all its processes.
+
+    A process that brings no priorities of its own gets those of the container's, as runc
+    does it. Decoding takes longer than looking: a configuration without any of the words,
+    written plainly or in escapes, has none.
     """
     config = store.read(record["id"], "config.json")
-    if b'"seccomp"' not in config and b"\\u" not in config:
-        return None
+    words = (*_LASTING, *(name.encode() for name in _INHERITED))
+    if b"\\u" not in config and not any(b'"%b"' % word in config for word in words):
+        return {}
     from migrate.runtime.spec import decode
 
-    return decode(config, "config.json").get("linux", {}).get("seccomp")
+    spec = decode(config, "config.json")
+    for name in _INHERITED:
+        if name in spec["process"] and name not in process:
+            process[name] = spec["process"][name]
+    return spec.get("linux", {})
+
+
+def _set_affinity(pid: int, process: Process, moment: Literal["initial", "final"]) -> None:
+    """Keep the process on CPUs: `initial` before it is in the cgroup, `final` after."""
+    cpus = process.get("execCPUAffinity", {}).get(moment)
+    if cpus:
+        from migrate.runtime import priorities
+
+        priorities.set_affinity(pid, cpus, f"$.process.execCPUAffinity.{moment}")
 
 
 def _hand_over(fd: int, seccomp: Seccomp | None, record: Record, pid: int) -> None:

@@ -16,7 +16,7 @@ from migrate.errors import ConfigError, HookError, KernelError, StageError
 from migrate.runtime import door, group, handover, hooks, interrupt, plan, protocol, state, statedir
 from migrate.runtime.begin import start
 from migrate.runtime.spec.decoding import decode
-from migrate.runtime.spec.validation import RLIMITS, rootfs_path, validate
+from migrate.runtime.spec.validation import RLIMITS, rootfs_path, validate, warnings
 from migrate.runtime.stage import Stage
 
 TYPE_CHECKING = False
@@ -50,6 +50,7 @@ class CreateOptions:
         console_socket: path of the socket the terminal's master goes to.
         explain: called with each step of the plan.
         take_console: called with the master instead.
+        warn: called with what is carried out otherwise than the configuration says.
         no_new_keyring: stay in the caller's session key ring.
         no_pivot: chroot where pivot_root is impossible.
         pid_file: path the first process's pid is written to.
@@ -71,6 +72,7 @@ class CreateOptions:
         "stage",
         "systemd",
         "take_console",
+        "warn",
     )
 
     def __init__(
@@ -95,6 +97,7 @@ class CreateOptions:
         self.pidfd_socket = pidfd_socket
         self.preserve_fds = preserve_fds
         self.stage: Stage | None = None
+        self.warn: Callable[[str], None] | None = None
         self.systemd = False
 
 
@@ -172,6 +175,9 @@ def create(
     """
     bundle = os.path.abspath(bundle)
     validate(spec, bundle)
+    if options.warn is not None:
+        for problem in warnings(spec["process"], "$.process", spec.get("mounts")):
+            options.warn(problem)
     _check_terminal(spec["process"], options)
     stage = options.stage or Stage(options.preserve_fds + handover.listen_fds())
     before = interrupt.raise_on_signals()
@@ -270,6 +276,10 @@ def answer_limits(stage: Stage, process: Process) -> None:
         StageError: a limit is above what this host, or this user, allows.
     """
     pid = stage.pid
+    if "scheduler" in process or "ioPriority" in process:
+        from migrate.runtime import priorities
+
+        priorities.apply(pid, process)
     if "oomScoreAdj" in process:
         path = f"/proc/{pid}/oom_score_adj"
         try:

@@ -111,9 +111,12 @@ def for_create(
         "wants_hooks": bool(hooks.get("prestart") or hooks.get("createRuntime")),
         "hooks": {kind: hooks.get(kind, []) for kind in ("createContainer", "startContainer")},
         "state": state_without_pid(spec, container_id, bundle),
-        "process": process_plan(
-            spec["process"], preserve_fds=preserve_fds, in_user_namespace="user" in kinds
-        ),
+        "process": {
+            **process_plan(
+                spec["process"], preserve_fds=preserve_fds, in_user_namespace="user" in kinds
+            ),
+            **lasting(linux),
+        },
     }
 
 
@@ -170,15 +173,33 @@ def process_plan(process: Process, *, preserve_fds: int, in_user_namespace: bool
         },
         "no_new_privileges": process.get("noNewPrivileges", False),
         "filtered": False,
+        "personality": None,
+        "memory_policy": None,
         "apparmor": process.get("apparmorProfile", ""),
         "selinux": process.get("selinuxLabel", ""),
         "preserve_fds": preserve_fds,
     }
 
 
+def lasting(linux: Linux) -> dict[str, Any]:
+    """Return what `linux` says of every process of the container, for its plan."""
+    if "memoryPolicy" not in linux and "personality" not in linux:
+        return {}
+    from migrate.runtime.spec import scheduling
+
+    found: dict[str, Any] = {}
+    if "memoryPolicy" in linux:
+        where = "$.linux.memoryPolicy"
+        found["memory_policy"] = scheduling.memory_policy(linux["memoryPolicy"], where)
+    if "personality" in linux:
+        where = "$.linux.personality"
+        found["personality"] = scheduling.persona(linux["personality"], where)
+    return found
+
+
 def capability_mask(names: list[str]) -> int:
-    """Return the bits of capabilities, 1 << CAP_*."""
-    return sum(1 << CAPABILITIES.index(name) for name in set(names))
+    """Return the bits of capabilities, 1 << CAP_*; of an unknown one there is none."""
+    return sum(1 << CAPABILITIES.index(name) for name in set(names) if name in CAPABILITIES)
 
 
 def state_without_pid(spec: Spec, container_id: str, bundle: str) -> str:

@@ -25,6 +25,10 @@ _PROCESS_VM_WRITEV = 311 if _IS_X86 else 271
 _PTRACE = 101 if _IS_X86 else 117
 _BPF = 321 if _IS_X86 else 280
 _SECCOMP = 317 if _IS_X86 else 277
+_IOPRIO_SET = 251 if _IS_X86 else 30
+_PERSONALITY = 135 if _IS_X86 else 92
+_SCHED_SETATTR = 314 if _IS_X86 else 274
+_SET_MEMPOLICY = 238 if _IS_X86 else 237
 
 _capget = function("capget")
 _capset = function("capset")
@@ -179,6 +183,58 @@ def reset_signal(number: int) -> None:
         KernelError: EINVAL for SIGKILL, SIGSTOP and what is no signal.
     """
     call(syscall, "rt_sigaction", number, _RT_SIGACTION, number, bytes(32), None, 8)
+
+
+# --- how they share the machine ---
+
+
+def ioprio_set(which: int, who: int, priority: int) -> None:
+    """Set the I/O priority of processes, see ioprio_set(2).
+
+    Args:
+        which: IOPRIO_WHO_PROCESS, 1, or IOPRIO_WHO_PGRP, 2.
+        who: process or process group.
+        priority: class << 13 | level.
+
+    Raises:
+        KernelError: EPERM for the real-time class without CAP_SYS_ADMIN or CAP_SYS_NICE.
+    """
+    call(syscall, "ioprio_set", who, _IOPRIO_SET, which, who, priority)
+
+
+def personality(persona: int) -> None:
+    """Set which system the calling process is shown, see personality(2)."""
+    call(syscall, "personality", f"{persona:#x}", _PERSONALITY, persona)
+
+
+def sched_setattr(pid: int, attributes: bytes) -> None:
+    """Set how a process shares processors, see sched_setattr(2).
+
+    Args:
+        pid: 0 for the caller.
+        attributes: struct sched_attr, its size first.
+
+    Raises:
+        KernelError: EPERM without CAP_SYS_NICE, or where the cgroup has no real-time
+            budget; EBUSY where deadlines of others fill the machine; EINVAL.
+    """
+    call(syscall, "sched_setattr", pid, _SCHED_SETATTR, pid, attributes, 0)
+
+
+def set_mempolicy(mode: int, nodes: bytes) -> None:
+    """Set where the calling process's memory comes from, see set_mempolicy(2).
+
+    Args:
+        mode: MPOL_* number and flags.
+        nodes: bit mask of nodes, in whole longs; empty for none.
+
+    Raises:
+        KernelError: EINVAL for nodes that are not there or a mode this kernel lacks;
+            ENOSYS for one without NUMA.
+    """
+    # The kernel looks at one bit less than it is told.
+    most = len(nodes) * 8 + 1 if nodes else 0
+    call(syscall, "set_mempolicy", f"{mode:#x}", _SET_MEMPOLICY, mode, nodes or None, most)
 
 
 # --- credentials ---

@@ -15,6 +15,7 @@ _RACE = "has no lock: of several at once all may fail, or hang"
 _FLAGS = "has no flags of seccomp (they came with 1.1.6)"
 _REFUSED = "test_a_profile_that_cannot_be_meant_is_refused_and_leaves_nothing"
 _LOOSE = "takes it, though the specification says that it must not"
+_PRIORITIES = "knows no priorities, policies or personality (they came with 1.2)"
 NOT_RUNC: dict[str, str] = {
     f"{_REFUSED}[flag]": _FLAGS,
     f"{_REFUSED}[no-names]": _LOOSE,
@@ -40,5 +41,26 @@ NOT_RUNC: dict[str, str] = {
     "test_a_poststart_hook_that_fails_stops_the_container": _EARLY,
     "test_a_create_into_the_cgroup_of_another_is_refused_and_leaves_it_alone": "only warns",
     "test_all_six_kinds_run_in_the_order_of_the_spec": _EARLY,
+    **dict.fromkeys(
+        (
+            "test_the_policy_and_the_priority_are_the_configs",
+            "test_a_deadline_is_the_configs",
+            "test_a_priority_holds_in_a_user_namespace_too",
+            "test_a_scheduler_that_cannot_be_meant_is_refused",
+            "test_what_the_kernel_refuses_is_said_and_leaves_nothing",
+            "test_the_io_priority_is_the_configs_and_of_exec_too",
+            "test_an_io_priority_that_cannot_be_meant_is_refused",
+            "test_exec_has_the_scheduler_of_the_container_unless_it_brings_one",
+            "test_exec_runs_on_the_cpus_it_asks_for",
+            "test_exec_by_a_file_asks_for_cpus_of_its_own",
+            "test_a_list_of_cpus_that_is_none_is_refused",
+            "test_exec_on_cpus_that_are_not_there_says_so",
+            "test_the_memory_policy_is_the_configs_and_of_exec_too",
+            "test_a_memory_policy_that_cannot_be_meant_is_refused",
+            "test_a_32_bit_personality_is_of_all_processes",
+            "test_a_personality_that_cannot_be_meant_is_refused",
+        ),
+        _PRIORITIES,
+    ),
     "test_the_domainname_is_the_configs": "knows no domainname (it came with 1.1 of the spec)",
 }

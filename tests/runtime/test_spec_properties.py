@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migrate.errors import ConfigError
-from migrate.runtime.spec import decode, mountoptions, schema
+from migrate.runtime.spec import decode, mountoptions, refused, schema
 from migrate.syscalls import MOUNT_ATTR__ATIME, MOUNT_ATTR_RDONLY
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
@@ -53,6 +53,8 @@ def without_refused(node: Any) -> Any:
 
 
 SPEC = without_refused(schema.SPEC)
+for name in refused.LINUX:
+    SPEC["linux"].pop(name)
 SPEC["mounts"][0].pop("uidMappings")
 SPEC["mounts"][0].pop("gidMappings")
 

@@ -52,6 +52,10 @@ def become(process: dict[str, Any]) -> None:
     The directory is tried before the change of user, for those that only root may
     enter, and after it, for those that only the user may (NFS with root squashed).
     """
+    if process["personality"] is not None:
+        syscalls.personality(process["personality"])
+    if process["memory_policy"] is not None:
+        _set_memory_policy(*process["memory_policy"])
     if process["no_new_privileges"]:
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     cwd = process["cwd"]
@@ -69,6 +73,16 @@ def become(process: dict[str, Any]) -> None:
     # here (CVE-2024-21626).
     if not syscalls.getcwd().startswith(b"/"):
         raise StageError("current working directory is outside of container mount namespace root")
+
+
+def _set_memory_policy(mode: int, nodes: bytes) -> None:
+    try:
+        syscalls.set_mempolicy(mode, nodes)
+    except KernelError as error:
+        raise StageError(
+            f"$.linux.memoryPolicy: cannot be set: {os.strerror(error.errno).lower()}",
+            "Name nodes that the machine, and the container's cpuset, have.",
+        ) from None
 
 
 def _enter(cwd: str, make: bool) -> bool:  # noqa: FBT001 - the plan's field

@@ -12,6 +12,7 @@ module when it is first used, since `start`, `state` and `kill` need none.
 | decoding | bytes to a checked dictionary |
 | refused | fields of the runtime-spec that are not carried out |
 | validation | rules across fields |
+| scheduling | rules and numbers of priorities, memory policy and personality |
 | confinement | rules of system call filters and security labels |
 | mountoptions | the words of `mounts[].options` |
 | defaults | what `migrate spec` writes |

@@ -40,7 +40,6 @@ def decode(data: bytes, where: str) -> Spec:
 def decode_process(data: bytes, where: str) -> Process:
     """Return the process a file for `exec --process` holds, see `decode`."""
     value = _walk(_parse(data, where), schema.PROCESS, "$")
-    refused.check_process(value, "$")
     process: Process = value
     return process
 

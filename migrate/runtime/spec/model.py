@@ -7,7 +7,7 @@ command 5 ms.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 
 class IdMapping(TypedDict):
@@ -72,6 +72,55 @@ class Rlimit(TypedDict):
     hard: int
 
 
+SchedulerPolicy = Literal[
+    "SCHED_OTHER",
+    "SCHED_FIFO",
+    "SCHED_RR",
+    "SCHED_BATCH",
+    "SCHED_ISO",
+    "SCHED_IDLE",
+    "SCHED_DEADLINE",
+]
+SchedulerFlag = Literal[
+    "SCHED_FLAG_RESET_ON_FORK",
+    "SCHED_FLAG_RECLAIM",
+    "SCHED_FLAG_DL_OVERRUN",
+    "SCHED_FLAG_KEEP_POLICY",
+    "SCHED_FLAG_KEEP_PARAMS",
+    "SCHED_FLAG_UTIL_CLAMP_MIN",
+    "SCHED_FLAG_UTIL_CLAMP_MAX",
+]
+
+
+class Scheduler(TypedDict):
+    """How the process shares processors, see sched_setattr(2); times in nanoseconds."""
+
+    policy: SchedulerPolicy
+    nice: NotRequired[int]
+    priority: NotRequired[int]
+    flags: NotRequired[list[SchedulerFlag]]
+    runtime: NotRequired[int]
+    deadline: NotRequired[int]
+    period: NotRequired[int]
+
+
+# "class" is a word of Python's.
+IOPriority = TypedDict(
+    "IOPriority",
+    {
+        "class": Literal["IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE", "IOPRIO_CLASS_IDLE"],
+        "priority": int,
+    },
+)
+
+
+class CPUAffinity(TypedDict, total=False):
+    """Processors of a process of `exec`, before and after it is in the cgroup."""
+
+    initial: str
+    final: str
+
+
 class Process(TypedDict, total=False):
     """The container's first process, or one of `exec`."""
 
@@ -86,10 +135,10 @@ class Process(TypedDict, total=False):
     noNewPrivileges: bool
     apparmorProfile: str
     oomScoreAdj: int
-    scheduler: dict[str, Any]
+    scheduler: Scheduler
     selinuxLabel: str
-    ioPriority: dict[str, Any]
-    execCPUAffinity: dict[str, Any]
+    ioPriority: IOPriority
+    execCPUAffinity: CPUAffinity
 
 
 class Root(TypedDict):
@@ -347,6 +396,47 @@ class Seccomp(TypedDict):
     syscalls: NotRequired[list[SeccompRule]]
 
 
+class NetDevice(TypedDict, total=False):
+    """A network device of the host's that the container gets."""
+
+    name: str
+
+
+class IntelRdt(TypedDict, total=False):
+    """A class of service of resctrl's."""
+
+    closID: str
+    l3CacheSchema: str
+    memBwSchema: str
+    schemata: list[str]
+    enableMonitoring: bool
+
+
+class MemoryPolicy(TypedDict):
+    """Where memory comes from, see set_mempolicy(2)."""
+
+    mode: Literal[
+        "MPOL_DEFAULT",
+        "MPOL_BIND",
+        "MPOL_INTERLEAVE",
+        "MPOL_WEIGHTED_INTERLEAVE",
+        "MPOL_PREFERRED",
+        "MPOL_PREFERRED_MANY",
+        "MPOL_LOCAL",
+    ]
+    nodes: NotRequired[str]
+    flags: NotRequired[
+        list[Literal["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"]]
+    ]
+
+
+class Personality(TypedDict):
+    """Which system the process is shown, see personality(2)."""
+
+    domain: Literal["LINUX", "LINUX32"]
+    flags: NotRequired[list[str]]
+
+
 class Linux(TypedDict, total=False):
     """What only Linux has."""
 
@@ -357,15 +447,15 @@ class Linux(TypedDict, total=False):
     cgroupsPath: str
     namespaces: list[Namespace]
     devices: list[Device]
-    netDevices: dict[str, Any]
+    netDevices: dict[str, NetDevice]
     seccomp: Seccomp
     rootfsPropagation: Propagation
     maskedPaths: list[str]
     readonlyPaths: list[str]
     mountLabel: str
-    intelRdt: dict[str, Any]
-    memoryPolicy: dict[str, Any]
-    personality: dict[str, Any]
+    intelRdt: IntelRdt
+    memoryPolicy: MemoryPolicy
+    personality: Personality
     timeOffsets: dict[str, TimeOffset]
 
 

@@ -14,17 +14,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 # member -> what it would be, and how to do without
-PROCESS: dict[str, tuple[str, str]] = {
-    "scheduler": ("scheduling policies are not supported", "Remove it."),
-    "ioPriority": ("I/O priorities are not supported", "Remove it."),
-    "execCPUAffinity": ("the CPU affinity of exec is not supported", "Remove it."),
-}
-
 LINUX: dict[str, tuple[str, str]] = {
     "intelRdt": ("Intel RDT is not supported", "Remove it."),
-    "personality": ("personalities are not supported", "Remove it."),
     "netDevices": ("moving network devices is not supported", "Remove it."),
-    "memoryPolicy": ("NUMA memory policies are not supported", "Remove it."),
 }
 
 MOUNT: dict[str, tuple[str, str]] = {
@@ -39,15 +31,9 @@ def check(spec: dict[str, Any], path: str) -> None:
     Raises:
         ConfigError: names the field.
     """
-    check_process(spec.get("process", {}), f"{path}.process")
     _check(spec.get("linux", {}), LINUX, f"{path}.linux")
     for at, mount in enumerate(spec.get("mounts", [])):
         _check(mount, MOUNT, f"{path}.mounts[{at}]")
-
-
-def check_process(process: dict[str, Any], path: str) -> None:
-    """Refuse a process that asks for what is not carried out, see `check`."""
-    _check(process, PROCESS, path)
 
 
 def _check(value: dict[str, Any], table: dict[str, tuple[str, str]], path: str) -> None:

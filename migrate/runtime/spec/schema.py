@@ -2,7 +2,7 @@
 
 Lives here: the table and its small language; `decoding` walks it, `model` says the
 same to the type checker, a test proves that the two agree. Must not live here:
-rules that need a second field (`validation`). Source: runtime-spec 1.2, config.md
+rules that need a second field (`validation`). Source: runtime-spec 1.3, config.md
 and config-linux.md. Fields of other systems (windows, solaris, vm, zos) are not
 listed and so, as the spec asks for unknown ones, passed over.
 
@@ -52,6 +52,26 @@ HOOK_KINDS = (
 
 _ID_MAPPING: dict[str, Any] = {"containerID!": "u32", "hostID!": "u32", "size!": "u32"}
 
+SCHEDULER_POLICIES = (
+    "SCHED_OTHER",
+    "SCHED_FIFO",
+    "SCHED_RR",
+    "SCHED_BATCH",
+    "SCHED_ISO",
+    "SCHED_IDLE",
+    "SCHED_DEADLINE",
+)
+SCHEDULER_FLAGS = (
+    "SCHED_FLAG_RESET_ON_FORK",
+    "SCHED_FLAG_RECLAIM",
+    "SCHED_FLAG_DL_OVERRUN",
+    "SCHED_FLAG_KEEP_POLICY",
+    "SCHED_FLAG_KEEP_PARAMS",
+    "SCHED_FLAG_UTIL_CLAMP_MIN",
+    "SCHED_FLAG_UTIL_CLAMP_MAX",
+)
+IO_CLASSES = ("IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE", "IOPRIO_CLASS_IDLE")
+
 PROCESS: dict[str, Any] = {
     "terminal": "bool",
     "consoleSize": {"height!": "u16", "width!": "u16"},
@@ -70,10 +90,18 @@ PROCESS: dict[str, Any] = {
     "noNewPrivileges": "bool",
     "apparmorProfile": "string",
     "oomScoreAdj": "i32",
-    "scheduler": {"*": "any"},
+    "scheduler": {
+        "policy!": SCHEDULER_POLICIES,
+        "nice": "i32",
+        "priority": "i32",
+        "flags": [SCHEDULER_FLAGS],
+        "runtime": "u64",
+        "deadline": "u64",
+        "period": "u64",
+    },
     "selinuxLabel": "string",
-    "ioPriority": {"*": "any"},
-    "execCPUAffinity": {"*": "any"},
+    "ioPriority": {"class!": IO_CLASSES, "priority!": "i32"},
+    "execCPUAffinity": {"initial": "string", "final": "string"},
 }
 
 _THROTTLE = [{"major!": "i64", "minor!": "i64", "rate!": "u64"}]
@@ -209,6 +237,17 @@ SECCOMP: dict[str, Any] = {
     ],
 }
 
+MEMORY_MODES = (
+    "MPOL_DEFAULT",
+    "MPOL_BIND",
+    "MPOL_INTERLEAVE",
+    "MPOL_WEIGHTED_INTERLEAVE",
+    "MPOL_PREFERRED",
+    "MPOL_PREFERRED_MANY",
+    "MPOL_LOCAL",
+)
+MEMORY_FLAGS = ("MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES")
+
 LINUX: dict[str, Any] = {
     "uidMappings": [_ID_MAPPING],
     "gidMappings": [_ID_MAPPING],
@@ -227,7 +266,7 @@ LINUX: dict[str, Any] = {
             "gid": "u32",
         }
     ],
-    "netDevices": {"*": "any"},
+    "netDevices": {"*": {"name": "string"}},
     "seccomp": SECCOMP,
     "rootfsPropagation": (
         "shared",
@@ -243,9 +282,15 @@ LINUX: dict[str, Any] = {
     "maskedPaths": ["string"],
     "readonlyPaths": ["string"],
     "mountLabel": "string",
-    "intelRdt": {"*": "any"},
-    "memoryPolicy": {"*": "any"},
-    "personality": {"*": "any"},
+    "intelRdt": {
+        "closID": "string",
+        "l3CacheSchema": "string",
+        "memBwSchema": "string",
+        "schemata": ["string"],
+        "enableMonitoring": "bool",
+    },
+    "memoryPolicy": {"mode!": MEMORY_MODES, "nodes": "string", "flags": [MEMORY_FLAGS]},
+    "personality": {"domain!": ("LINUX", "LINUX32"), "flags": ["string"]},
     "timeOffsets": {"*": {"secs": "i64", "nanosecs": "u32"}},
 }
 

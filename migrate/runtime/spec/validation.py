@@ -141,6 +141,10 @@ def validate(spec: Spec, bundle: str) -> None:
         from migrate.runtime.spec.confinement import check_linux
 
         check_linux(linux, "$.linux")
+    if "memoryPolicy" in linux or "personality" in linux:
+        from migrate.runtime.spec import scheduling
+
+        scheduling.check_linux(linux, "$.linux")
     kinds = _namespaces(linux)
     for at, mount in enumerate(spec.get("mounts", [])):
         _mount(mount, f"$.mounts[{at}]")
@@ -167,13 +171,6 @@ def validate_process(process: Process, path: str) -> None:
     for at, entry in enumerate(process.get("env", [])):
         if entry.find("=") < 1:
             raise ConfigError(f"{path}.env[{at}]", f'"{entry}" is not NAME=VALUE')
-    sets: dict[str, list[str]] = process.get("capabilities", {})  # type: ignore[assignment]
-    for name, words in sets.items():
-        for at, word in enumerate(words):
-            if word not in CAPABILITIES:
-                raise ConfigError(
-                    f"{path}.capabilities.{name}[{at}]", f'unknown capability "{word}"'
-                )
     seen = set()
     for at, limit in enumerate(process.get("rlimits", [])):
         where = f"{path}.rlimits[{at}]"
@@ -187,10 +184,37 @@ def validate_process(process: Process, path: str) -> None:
     if not -1000 <= process.get("oomScoreAdj", 0) <= 1000:
         raise ConfigError(f"{path}.oomScoreAdj", "is not between -1000 and 1000")
     _user(process, f"{path}.user")
+    if "scheduler" in process or "ioPriority" in process or "execCPUAffinity" in process:
+        from migrate.runtime.spec import scheduling
+
+        scheduling.check_process(process, path)
     if process.get("apparmorProfile") or process.get("selinuxLabel"):
         from migrate.runtime.spec.confinement import check_labels
 
         check_labels(process, path)
+
+
+def warnings(process: Process, path: str, mounts: list[Mount] | None = None) -> list[str]:
+    """Return what a valid configuration says that is carried out otherwise than written.
+
+    An unknown capability nobody can have, and is left out: the runtime-spec asks for a
+    warning since 1.1, since a configuration may be newer than the machine; the process
+    becomes weaker by it, not stronger.
+    """
+    sets: dict[str, list[str]] = process.get("capabilities", {})  # type: ignore[assignment]
+    found = [
+        f'{path}.capabilities.{name}[{at}]: unknown capability "{word}" is left out'
+        for name, words in sets.items()
+        for at, word in enumerate(words)
+        if word not in CAPABILITIES
+    ]
+    for at, mount in enumerate(mounts or ()):
+        if not mount["destination"].startswith("/"):
+            found.append(
+                f'$.mounts[{at}].destination: "{mount["destination"]}" is taken as relative to '
+                '"/", which is deprecated'
+            )
+    return found
 
 
 def _user(process: Process, where: str) -> None:
