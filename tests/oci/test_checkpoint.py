@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from .driver import Container, Runtime, children, eventually
+from .driver import Config, Container, Runtime, children, eventually, status_fields
+from .seccomp import profile, rule
 
 # What a process keeps in its memory: a number that only ever grows by one.
 # It writes inside its root file system: standard streams are another test's subject.
@@ -126,6 +127,34 @@ def test_the_restored_process_is_a_child_of_the_caller_and_in_the_pid_file(
     restore(counter, images, "--pid-file", str(pid_file))
     assert int(pid_file.read_text()) == counter.pid
     assert children() - before == {counter.pid}
+
+
+@pytest.mark.parametrize("privileged", [False, True])
+def test_a_filter_of_system_calls_still_holds_after_a_restore(
+    runtime: Runtime, images: Path, *, privileged: bool
+) -> None:
+    def change(config: Config) -> None:
+        config["process"]["noNewPrivileges"] = not privileged
+        config["linux"]["seccomp"] = profile("ALLOW", rule("ERRNO", "mkdir", "mkdirat"))
+
+    script = "exec > /tmp/out 2>&1; while :; do mkdir /tmp/made && exit; sleep 0.01; done"
+    bundle = runtime.bundle("sh", "-c", script, change=change)
+    container = Container(runtime, runtime.new_id(), bundle, bundle.rootfs / "tmp/out")
+    container.output.touch()
+    nowhere = Path(os.devnull)
+    runtime.ok("run", "--detach", "--bundle", str(bundle.path), container.id, output=nowhere)
+    container.wait_for_output("not permitted")
+    pid = container.pid
+    checkpoint(container, images)
+    os.waitpid(pid, 0)
+    runtime("delete", container.id)
+    restore(container, images)
+    tries = container.written().count("not permitted")
+    eventually(lambda: container.written().count("not permitted") > tries + 3, "it tries on")
+    fields = status_fields(Path(f"/proc/{container.pid}/status").read_text())
+    assert (fields["Seccomp"], fields["NoNewPrivs"]) == ("2", str(int(not privileged)))
+    assert runtime.refuses("exec", container.id, "mkdir", "/tmp/made").count("not permitted") == 1
+    assert not (bundle.rootfs / "tmp/made").exists()
 
 
 def test_a_checkpoint_of_what_does_not_run_is_refused(runtime: Runtime, images: Path) -> None:
