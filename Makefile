@@ -1,6 +1,6 @@
 # Every task of the project. Each does the set-up it needs by itself.
 
-.PHONY: setup demo test lint bench proto clean
+.PHONY: setup demo test lint bench fuzz proto clean
 .NOTPARALLEL:
 
 setup:          ## Debian packages, CRIU, .venv: idempotent
@@ -17,6 +17,9 @@ lint: setup     ## ruff, mypy --strict, import-linter
 
 bench: setup    ## beside runc: results below bench/results
 	@.venv/bin/python -m bench $(BENCH)
+
+fuzz: setup     ## made-up configurations, a minute of them: FUZZ="--seconds 600"
+	@scripts/fuzz $(FUZZ)
 
 proto:          ## the link's messages, after a change of control.proto
 	@scripts/generate-proto

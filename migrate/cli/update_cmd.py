@@ -34,6 +34,7 @@ FIELDS = {
 }
 TEXTS = ("cpuset-cpus", "cpuset-mems")
 SIZES = ("memory", "memory-reservation", "memory-swap", "kernel-memory-tcp")
+LARGEST_BYTES = 1 << 63
 UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
 
 
@@ -78,11 +79,11 @@ def _asked(call: Call) -> dict[str, Any]:
 
 
 def _number(option: str, text: str) -> int:
-    """Return a whole number."""
-    try:
+    """Return a whole number; int() alone takes blanks, underscores and other scripts' digits."""
+    digits = text.removeprefix("-")
+    if digits.isascii() and digits.isdigit() and len(digits) <= 19:
         return int(text)
-    except ValueError:
-        raise UsageError(f"invalid value for {option}: {text}", "Write a whole number.") from None
+    raise UsageError(f"invalid value for {option}: {_short(text)}", "Write a whole number.")
 
 
 def _bytes(option: str, text: str) -> int:
@@ -91,9 +92,18 @@ def _bytes(option: str, text: str) -> int:
         return -1
     lower = text.lower().strip().removesuffix("ib").removesuffix("b")
     digits, unit = (lower[:-1], lower[-1:]) if lower[-1:].isalpha() else (lower, "")
-    try:
-        return int(float(digits) * UNITS[unit])
-    except (ValueError, KeyError, OverflowError):
-        raise UsageError(
-            f"invalid value for {option}: {text}", "Write bytes, or a size such as 64M."
-        ) from None
+    if set(digits) <= set("0123456789.") and unit in UNITS:
+        try:
+            size = float(digits) * UNITS[unit]
+        except ValueError:
+            size = LARGEST_BYTES
+        if size < LARGEST_BYTES:
+            return int(size)
+    raise UsageError(
+        f"invalid value for {option}: {_short(text)}", "Write bytes, or a size such as 64M."
+    )
+
+
+def _short(text: str) -> str:
+    """Return what fits on a line."""
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -33,7 +33,7 @@ class _Duplicate(Exception):
 
 
 class _Constant(Exception):
-    """NaN or an infinity was met; carries its spelling."""
+    """NaN or an infinity was met, or what would become one; carries its spelling."""
 
 
 def loads(text: str | bytes) -> Any:
@@ -58,7 +58,9 @@ def loads(text: str | bytes) -> Any:
     except _Duplicate as duplicate:
         _fail(f"name {duplicate.args[0]!r} is given twice", text, None)
     except _Constant as constant:
-        _fail(f"{constant.args[0]} is not JSON", text, text.find(constant.args[0]))
+        word = constant.args[0]
+        what = "is not JSON" if word[-1:].isalpha() else "is too large a number"
+        _fail(f"{word[:40]} {what}", text, text.find(word))
     except RecursionError:
         _fail("nested too deeply", text, None)
     except ValueError as error:
@@ -146,13 +148,21 @@ def _constant(name: str) -> NoReturn:
     raise _Constant(name)
 
 
+def _float(digits: str) -> float:
+    """Return a number with a fraction or an exponent; Python makes infinity of a large one."""
+    value = float(digits)
+    if value in (_INFINITY, -_INFINITY):
+        raise _Constant(digits)
+    return value
+
+
 class _Context:
     """What the C scanner reads its settings from."""
 
     strict = True
     object_hook = None
     object_pairs_hook = staticmethod(_object)
-    parse_float = float
+    parse_float = staticmethod(_float)
     parse_int = int
     parse_constant = staticmethod(_constant)
     memo: dict[str, str] = {}  # noqa: RUF012 - the scanner's own, emptied by it
@@ -165,7 +175,9 @@ def _engine() -> tuple[Callable[[str, int], tuple[Any, int]], Callable[[str], st
     except ImportError:  # not CPython
         import json.encoder
 
-        decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+        decoder = json.JSONDecoder(
+            object_pairs_hook=_object, parse_constant=_constant, parse_float=_float
+        )
         scan: Any = decoder
         return scan.scan_once, json.encoder.encode_basestring
     context: Any = _Context

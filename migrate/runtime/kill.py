@@ -32,12 +32,12 @@ def signal_number(text: str) -> int:
         UsageError: there is no such signal here; runc's words.
     """
     number = -1
-    if text.isascii() and text.isdigit():
+    if _is_small(text):
         number = int(text)
-    else:
+    elif text.isascii():
         name = text.upper().removeprefix("SIG")
         base, plus, offset = name.partition("+")
-        if base.isalnum() and (not plus or offset.isdigit()):
+        if base.isalnum() and (not plus or _is_small(offset)):
             number = int(getattr(_signal, f"SIG{base}", -1))
             if plus:
                 number = number + int(offset) if base == "RTMIN" and number > 0 else -1
@@ -46,6 +46,11 @@ def signal_number(text: str) -> int:
             f'unknown signal "{text}"', "Give a name such as TERM, or its number (`kill -l`)."
         )
     return number
+
+
+def _is_small(text: str) -> bool:
+    """Tell whether a text is a number of few digits: int() refuses thousands of them."""
+    return text.isascii() and text.isdigit() and len(text) <= 4
 
 
 def kill(record: Record, number: int, *, everyone: bool = False) -> None:

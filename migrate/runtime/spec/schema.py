@@ -32,6 +32,8 @@ SCALARS: dict[str, tuple[type[Any], int, int]] = {
     "u64": (int, 0, 2**64 - 1),
     "i32": (int, -(2**31), 2**31 - 1),
     "i64": (int, -_I64, _I64 - 1),
+    # of a device rule: -1 is any number; what the kernel's filters compare has 32 bits
+    "rule_number": (int, -1, 2**31 - 1),
 }
 
 _HOOK: dict[str, Any] = {
@@ -112,8 +114,8 @@ RESOURCES: dict[str, Any] = {
         {
             "allow!": "bool",
             "type": ("a", "c", "b", ""),
-            "major": "i64",
-            "minor": "i64",
+            "major": "rule_number",
+            "minor": "rule_number",
             "access": "string",
         }
     ],
