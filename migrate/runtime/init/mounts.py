@@ -148,9 +148,14 @@ def mask(context: Context, path: str) -> None:
     if target is None:
         return
     if stat.S_ISDIR(os.fstat(target).st_mode):
-        if context.empty < 0:  # one file system for all of them
+        if context.empty < 0:
+            # One file system for all of them, copied from where it is first put: a mount
+            # that is nowhere yet can be copied from Linux 6.15 on only.
             data = [("ro", None), *context.plan["mask_label"]]
             context.empty = make("tmpfs", "tmpfs", data, syscalls.MOUNT_ATTR_RDONLY)
+            syscalls.move_mount(context.empty, target)
+            os.close(target)
+            return
         source = context.empty
     else:
         source = context.null_device()
