@@ -7,6 +7,7 @@ and what is taken back when a step fails. Must not live here: what CRIU is told
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from migrate.checkpoint.dump import Dump
 from migrate.checkpoint.facts import Facts
 from migrate.checkpoint.images import ImageDirectory, Manifest
 from migrate.checkpoint.inspect import inspect
+from migrate.checkpoint.lazy import LazyServer, check_pipes
 from migrate.checkpoint.locate import find_criu
 from migrate.checkpoint.options import Request
 from migrate.checkpoint.prepare import prepared
@@ -33,6 +35,19 @@ _UNFINISHED = ".unfinished"
 if TYPE_CHECKING:
     from migrate.runtime.spec.model import Spec
     from migrate.runtime.state import Record, Store
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Serving:
+    """Where the memory of a checkpoint with lazy pages is fetched.
+
+    Attributes:
+        address: host and port to listen on.
+        status_descriptor: told by one zero byte once it can be fetched; -1 for nobody.
+    """
+
+    address: tuple[str, int]
+    status_descriptor: int = -1
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,6 +75,7 @@ def checkpoint(
     *,
     criu: str | None = None,
     work_path: str | None = None,
+    serving: Serving | None = None,
 ) -> Manifest:
     """Save a running or paused container as images, and end it unless told otherwise.
 
@@ -70,6 +86,7 @@ def checkpoint(
             the new ones are complete.
         criu: what the user named, see `find_criu`.
         work_path: directory of CRIU's log, that of the images if None.
+        serving: leave the memory out of the images and wait until it was fetched.
 
     Raises:
         WrongStatus: it is neither running nor paused.
@@ -77,6 +94,8 @@ def checkpoint(
         ImageError: the directory cannot take the images.
     """
     program = find_criu(criu)
+    if serving is not None:
+        check_pipes()
     before = interrupt.raise_on_signals()
     try:
         with store.lock(container_id, command="checkpoint"):
@@ -90,7 +109,8 @@ def checkpoint(
             refuse_obstacles(facts)
             os.umask(0o077)
             with ImageDirectory(image_path, create=True, replace=True) as images:
-                manifest = _checkpoint_into(images, program, record, facts, request, work_path)
+                source = _Source(program, record, facts, request, work_path, serving)
+                manifest = source.checkpoint_into(images)
         if not request.leave_running:
             from migrate.runtime.delete import delete
 
@@ -166,27 +186,63 @@ def refuse_obstacles(facts: Facts) -> None:
         emit(Finding(check="checkpoint", verdict="warn", message=each.what, hint=each.hint))
 
 
-def _checkpoint_into(
-    images: ImageDirectory,
-    criu: str,
-    record: Record,
-    facts: Facts,
-    request: Request,
-    work_path: str | None,
-) -> Manifest:
-    """Dump into a directory that may hold an older checkpoint."""
-    if not images.names():
-        return _dump(criu, record, facts, request, images, work_path)
-    unfinished = f"{images.path}/{_UNFINISHED}"
-    _clear_unfinished(unfinished)
-    with ImageDirectory(unfinished, create=True) as newer:
-        try:
-            manifest = _dump(criu, record, facts, request, newer, work_path or images.path)
-        except BaseException:
-            os.rmdir(unfinished)
-            raise
-        images.take_over(newer)
-    return manifest
+@dataclass(slots=True, frozen=True)
+class _Source:
+    """One container to be saved."""
+
+    criu: str
+    record: Record
+    facts: Facts
+    request: Request
+    work_path: str | None
+    serving: Serving | None
+
+    def checkpoint_into(self, images: ImageDirectory) -> Manifest:
+        """Dump into a directory that may hold an older checkpoint."""
+        if not images.names():
+            return self._dump(images, self.work_path)
+        unfinished = f"{images.path}/{_UNFINISHED}"
+        _clear_unfinished(unfinished)
+        with ImageDirectory(unfinished, create=True) as newer:
+            try:
+                manifest = self._dump(newer, self.work_path or images.path)
+            except BaseException:
+                os.rmdir(unfinished)
+                raise
+            images.take_over(newer)
+        return manifest
+
+    def _dump(self, images: ImageDirectory, work_path: str | None) -> Manifest:
+        """Dump; let the container go on where it shall, also after a failure."""
+        with contextlib.ExitStack() as stack:
+            lazy = None
+            if self.serving is not None:
+                lazy = LazyServer(self.serving.address, self.serving.status_descriptor)
+                stack.callback(lazy.close)
+            dump = stack.enter_context(
+                Dump(
+                    self.criu,
+                    self.facts,
+                    self.request,
+                    cgroup=self.record["cgroup"],
+                    images=images,
+                    lazy=lazy,
+                    work_directory=work_path,
+                )
+            )
+            try:
+                manifest = dump.run()
+            except BaseException:
+                if lazy is not None:
+                    lazy.close()  # CRIU waits for it
+                dump.close()
+                dump.fence.thaw()
+                images.clear()
+                raise
+            if self.request.leave_running:
+                dump.close()
+                dump.fence.thaw()
+        return manifest
 
 
 def _clear_unfinished(path: str) -> None:
@@ -201,31 +257,6 @@ def _clear_unfinished(path: str) -> None:
     finally:
         os.close(directory)
     os.rmdir(path)
-
-
-def _dump(
-    criu: str,
-    record: Record,
-    facts: Facts,
-    request: Request,
-    images: ImageDirectory,
-    work_path: str | None,
-) -> Manifest:
-    """Dump; let the container go on where it shall, also after a failure."""
-    with Dump(
-        criu, facts, request, cgroup=record["cgroup"], images=images, work_directory=work_path
-    ) as dump:
-        try:
-            manifest = dump.run()
-        except BaseException:
-            dump.close()
-            dump.fence.thaw()
-            images.clear()
-            raise
-        if request.leave_running:
-            dump.close()
-            dump.fence.thaw()
-    return manifest
 
 
 class _Arrival:

@@ -10,6 +10,7 @@ May be imported by `checkpoint`, `live` and `cli`.
       network-lock      every task is held by ptrace
       post-dump         frozen again (fence); images signed off; held as long as the
                         handler takes; True lets the tasks end, False gives up
+      status-ready      only with a lazy server: their memory is fetched, then they end
     afterwards          tasks gone; or frozen, until the caller thaws the fence
 """
 
@@ -26,6 +27,7 @@ from migrate.checkpoint import failure, options, reopening, sleepers, version
 from migrate.checkpoint.facts import Facts
 from migrate.checkpoint.fence import Fence
 from migrate.checkpoint.images import ImageDirectory, Manifest
+from migrate.checkpoint.lazy import LazyServer
 from migrate.checkpoint.options import Request
 from migrate.checkpoint.pages import PageSource, StreamSummary
 from migrate.checkpoint.session import Handler, Notification, RequestFailed, Session
@@ -50,6 +52,7 @@ class Dump:
         cgroup: the container's control groups, as in its record.
         images: where the images go; has none yet.
         pages: where the memory goes, None to have it in the images.
+        lazy: serves the memory instead; the caller's to close, before this.
         work_directory: where CRIU's log goes; the images' directory if None.
         migration: id that the manifest names.
 
@@ -60,7 +63,7 @@ class Dump:
         freeze_began: when the tasks were asked to stop, on the monotonic clock.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a thing of its own
         self,
         criu: str,
         facts: Facts,
@@ -69,6 +72,7 @@ class Dump:
         cgroup: Mapping[str, str],
         images: ImageDirectory,
         pages: PageSource | None = None,
+        lazy: LazyServer | None = None,
         work_directory: str | None = None,
         migration: str = "",
     ) -> None:
@@ -79,6 +83,7 @@ class Dump:
         self._request = request
         self._images = images
         self._pages = pages
+        self._lazy = lazy
         self._migration = migration
         self._core_message = sleepers.preload()
         self._file_message = reopening.preload()
@@ -86,7 +91,10 @@ class Dump:
         self._work_descriptor = os.open(self._work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._session = Session(
             criu,
-            pass_fds=(pages.descriptor,) if pages else (),
+            pass_fds=(
+                *((pages.descriptor,) if pages else ()),
+                *(lazy.descriptors if lazy else ()),
+            ),
             own_group=not request.shell_job,
         )
         try:
@@ -121,14 +129,21 @@ class Dump:
             self.manifest = self._sign_off(memory)
             return theirs.get("post-dump", _agree)(notification)
 
-        acknowledged = {} if self._request.leave_running else {"post-dump": self.fence.end}
+        def serve(_: Notification) -> bool:
+            if self._lazy:
+                self._lazy.serve(self.fence.end)
+            return True
+
+        # With lazy pages they are ended once their memory was fetched; CRIU waits for that.
+        ends_now = not self._request.leave_running and self._lazy is None
+        acknowledged = {"post-dump": self.fence.end} if ends_now else {}
         if self._pages:
             self._pages.start()
         try:
             self._session.request(
                 "DUMP",
                 self._message(),
-                {**theirs, "pre-dump": freeze, "post-dump": hold},
+                {**theirs, "pre-dump": freeze, "post-dump": hold, "status-ready": serve},
                 acknowledged,
             )
         except RequestFailed as error:
@@ -173,6 +188,8 @@ class Dump:
         message.freeze_cgroup = self.fence.directory
         if self._pages:
             message.ps.fd = self._pages.descriptor
+        if self._lazy:
+            message.config_file = self._lazy.configuration
         return message
 
     def _sign_off(self, memory: StreamSummary | None) -> Manifest:

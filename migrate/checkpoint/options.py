@@ -46,6 +46,7 @@ class Request:
     Attributes:
         network: external (the namespace is provided at restore), image (CRIU puts it
             in the image), empty (nothing but lo comes back).
+        lazy_pages: memory is not in the images, it is fetched page by page.
         timeout_seconds: CRIU gives up freezing after it; nobody kills CRIU.
         log_level: 0 to 4; 2 has errors and warnings, 4 slows CRIU down a little.
     """
@@ -62,6 +63,7 @@ class Request:
     network: Literal["external", "image", "empty"] | None = None
     network_lock: NetworkLock | None = None
     auto_dedup: bool = False
+    lazy_pages: bool = False
     lsm_profile: str = ""
     lsm_mount_context: str = ""
     timeout_seconds: int = 10
@@ -207,6 +209,7 @@ def _common(facts: Facts, request: Request) -> dict[str, Any]:
     options: dict[str, Any] = {
         "log_level": request.log_level,
         "notify_scripts": True,
+        "lazy_pages": request.lazy_pages,
         "tcp_established": _derived(request.tcp_established, derived=not request.tcp_close),
         "tcp_close": request.tcp_close,
         "shell_job": request.shell_job,

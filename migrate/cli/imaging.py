@@ -69,6 +69,7 @@ def request(call: Call) -> Request:
         network="empty" if call.texts("empty-ns") else None,
         network_lock=lock or None,  # type: ignore[arg-type]  # likewise
         auto_dedup=call.has("auto-dedup"),
+        lazy_pages=call.has("lazy-pages"),
         lsm_profile=str(asked.get("lsm-profile") or ""),
         lsm_mount_context=str(asked.get("lsm-mount-context") or ""),
     )

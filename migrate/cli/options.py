@@ -93,7 +93,7 @@ _TCP = Option("tcp-established", "take open TCP connections along")
 _UNIX = Option("ext-unix-sk", "accept UNIX sockets that lead out of the container")
 _SHELL_JOB = Option("shell-job", "accept a terminal of the caller's session")
 _LOCKS = Option("file-locks", "take file locks along")
-_LAZY = Option("lazy-pages", "leave memory behind and bring it page by page (not supported)")
+_LAZY = Option("lazy-pages", "leave memory behind and bring it page by page")
 _CGROUPS = Option("manage-cgroups-mode", "soft, full, strict or ignore", TEXT, "", "MODE")
 _EMPTY_NS = Option("empty-ns", "keep a namespace without its content: network", LIST, None, "NS")
 _DEDUP = Option("auto-dedup", "drop memory that later images replace")
@@ -110,10 +110,10 @@ _CHECKPOINT = (
     _UNIX,
     _SHELL_JOB,
     _LAZY,
-    Option("status-fd", "told once pages are served (not supported)", NUMBER, -1, "N"),
+    Option("status-fd", "told by a zero byte once pages can be fetched", NUMBER, -1, "N"),
     Option(
         "page-server",
-        "send memory there instead of to files (not supported)",
+        "where lazy pages are fetched",
         TEXT,
         "",
         "ADDRESS:PORT",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from migrate.cli.bundles import bundle_of, wants_systemd
-from migrate.cli.imaging import image_path, refuse_unsupported, request, work_path
+from migrate.cli.imaging import image_path, request, work_path
 from migrate.errors import UsageError
 from migrate.runtime.delete import delete
 
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from migrate.cli.command import Call
     from migrate.runtime.state import Record
 
-UNSUPPORTED = {"lazy-pages": "Leave it out: memory is read from the images."}
-
 
 def run(call: Call) -> int:
     """Restore it; wait for its end and delete it, unless told otherwise."""
@@ -22,7 +20,6 @@ def run(call: Call) -> int:
 
     if wants_systemd(call):
         raise UsageError("a container cannot be restored into a unit of systemd's yet")
-    refuse_unsupported(call, UNSUPPORTED)
     options = RestoreOptions(
         console_socket=call.text("console-socket"), pid_file=call.text("pid-file")
     )
