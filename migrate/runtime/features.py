@@ -7,8 +7,7 @@ May be imported by `cli`.
 from __future__ import annotations
 
 from migrate.errors import StageError
-from migrate.runtime.spec import mountoptions
-from migrate.runtime.spec.schema import HOOK_KINDS
+from migrate.runtime.spec import mountoptions, schema
 from migrate.runtime.spec.validation import CAPABILITIES, NAMESPACE_FILES
 
 TYPE_CHECKING = False
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 OCI_VERSION_MIN = "1.0.0"
-OCI_VERSION_MAX = "1.2.0"
+OCI_VERSION_MAX = "1.3.0"
 
 
 def features() -> dict[str, Any]:
@@ -24,7 +23,7 @@ def features() -> dict[str, Any]:
     return {
         "ociVersionMin": OCI_VERSION_MIN,
         "ociVersionMax": OCI_VERSION_MAX,
-        "hooks": list(HOOK_KINDS),
+        "hooks": list(schema.HOOK_KINDS),
         "mountOptions": _mount_options(),
         "linux": {
             "namespaces": sorted(NAMESPACE_FILES),
@@ -40,7 +39,11 @@ def features() -> dict[str, Any]:
             "apparmor": {"enabled": True},
             "selinux": {"enabled": True},
             "intelRdt": {"enabled": False},
-            "mountExtensions": {"idmap": {"enabled": False}},
+            "memoryPolicy": {
+                "modes": list(schema.MEMORY_MODES),
+                "flags": list(schema.MEMORY_FLAGS),
+            },
+            "mountExtensions": {"idmap": {"enabled": True}},
         },
     }
 
@@ -65,5 +68,5 @@ def _mount_options() -> list[str]:
     """Return the words of `mounts[].options` that are carried out here."""
     words = [*mountoptions.ATTRIBUTES, *mountoptions.ATIME, *mountoptions.PROPAGATION]
     recursive = [f"r{word}" for word in words]
-    plain = {"bind", "rbind", *mountoptions.SUPERBLOCK, *mountoptions.NOTHING}
+    plain = {*mountoptions.OWN, *mountoptions.SUPERBLOCK, *mountoptions.NOTHING}
     return sorted({*words, *recursive, *plain})

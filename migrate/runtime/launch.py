@@ -242,7 +242,7 @@ def _launch(store: Store, record: Record, spec: Spec, options: CreateOptions, st
 
     stage.converse(
         {
-            "SOURCE": lambda body, _fds: _send_tree(stage, body),
+            "SOURCE": lambda body, _fds: _send_tree(stage, body, spec),
             "HOOKS": run_hooks,
             "CONSOLE": lambda body, fds: handover.console(body, fds, options),
             "LIMITS": lambda _body, _fds: answer_limits(stage, spec["process"]),
@@ -398,12 +398,20 @@ def _write_maps(pid: int, linux: Linux) -> None:
     idmaps.write(pid, linux)
 
 
-def _send_tree(stage: Stage, body: bytes) -> None:
-    """Open a bind source that the container's root may not reach."""
-    source, recursive = protocol.split(body, 2)
+def _send_tree(stage: Stage, body: bytes, spec: Spec) -> None:
+    """Open a bind source that the container's root may not reach, or not map the ids of."""
+    source, recursive, mount = protocol.split(body, 3)
     flags = syscalls.OPEN_TREE_CLONE | (syscalls.AT_RECURSIVE if recursive else 0)
-    fd = syscalls.open_tree(syscalls.AT_FDCWD, source, flags)
     try:
+        fd = syscalls.open_tree(syscalls.AT_FDCWD, source, flags)
+    except KernelError as error:
+        reason = os.strerror(error.errno).lower()
+        raise StageError(f"cannot bind {source}: {reason}") from None
+    try:
+        if mount:
+            from migrate.runtime import idmapped
+
+            idmapped.give_map(fd, spec["mounts"][int(mount)], stage.pid)
         stage.channel.send("TREE", fds=(fd,))
     finally:
         os.close(fd)

@@ -11,8 +11,9 @@ import os
 import stat
 
 from migrate import syscalls
+from migrate.errors import ConfigError
 from migrate.runtime import jsontext
-from migrate.runtime.spec import mountoptions
+from migrate.runtime.spec import mounting, mountoptions
 from migrate.runtime.spec.validation import CAPABILITIES, normal_destination
 
 TYPE_CHECKING = False
@@ -108,6 +109,7 @@ def for_create(
         "mask_label": [("context", linux["mountLabel"])] if linux.get("mountLabel") else [],
         "operations": [*operations, *_devices(spec, linux)],
         "last_operations": _last(spec, linux, destinations),
+        "rare": ["copyup"] if any(fields.get("copies_up") for _, fields in operations) else [],
         "wants_hooks": bool(hooks.get("prestart") or hooks.get("createRuntime")),
         "hooks": {kind: hooks.get(kind, []) for kind in ("createContainer", "startContainer")},
         "state": state_without_pid(spec, container_id, bundle),
@@ -141,6 +143,7 @@ def for_exec(
     plan["make_cwd"] = False
     return {
         "stage": "exec",
+        "rare": [],
         "join": join,
         "unshare": 0,
         "time_offsets": "",
@@ -262,7 +265,11 @@ def _mount(
         "rec_attr_clr": options.rec_attr_clr,
         "propagation": options.propagation,
     }
+    if options.remounts:
+        is_bind = bool(options.bind) or kind == "bind"
+        return "remount", {**fields, "data": [] if is_bind else options.data}
     if options.bind or kind == "bind":
+        fields["id_mapped"] = at if mounting.is_id_mapped(mount, options) else None
         fields["source"] = os.path.join(bundle, source)
         fields["recursive"] = options.bind == "rbind"
         return "bind", fields
@@ -271,8 +278,18 @@ def _mount(
         fields["attr_set"] &= ~syscalls.MOUNT_ATTR_RDONLY
     if kind in ("cgroup", "cgroup2"):
         return _cgroup(fields, options.data, hierarchies)
-    fields.update(kind=kind, source=source, data=options.data)
+    fields.update(kind=kind, source=source, data=options.data, copies_up=options.copies_up)
+    if options.attr_set & syscalls.MOUNT_ATTR_RDONLY and _is_block_device(source):
+        # A file system is to leave a disk alone that it is given to read only.
+        fields["data"] = [("ro", None), *options.data]
     return "filesystem", fields
+
+
+def _is_block_device(source: str) -> bool:
+    try:
+        return source.startswith("/") and stat.S_ISBLK(os.stat(source).st_mode)
+    except OSError:  # mounting says why
+        return False
 
 
 # Their files are labelled one by one, by the policy; the last takes no option for it.
@@ -301,6 +318,11 @@ def _cgroup(
     first = [item for item in hierarchies if item[0]]
     if not first:
         return "cgroup_v2", {**fields, "data": data, "host_path": unified[0]}
+    for word, _ in data:
+        if word not in mountoptions.SUPERBLOCK:
+            raise ConfigError(
+                "$.mounts", f"cgroup v1 has no option {word} that a container could give"
+            )
     links = [
         (word, name)
         for key, name, _ in first

@@ -12,7 +12,7 @@ that carries them. Must not live here: what a message makes anybody do. Imported
                                 forks, and ends
               ◀──────────────────────────────────── CHILD   is there
     GO ──────────────────────────────────────────────────▶ is in the cgroup now
-              ◀──────────────────────────────────── SOURCE  cannot open a bind source
+              ◀──────────────────────────────────── SOURCE  may not open it, or map its ids
     TREE, descriptor ────────────────────────────────────▶
               ◀──────────────────────────────────── HOOKS   mounts are made
     HOOKED ──────────────────────────────────────────────▶ pivots

@@ -17,6 +17,8 @@ from migrate.syscalls.constants import (
     AT_RECURSIVE,
     FSMOUNT_CLOEXEC,
     FSOPEN_CLOEXEC,
+    FSPICK_CLOEXEC,
+    FSPICK_EMPTY_PATH,
     MOVE_MOUNT_F_EMPTY_PATH,
     MOVE_MOUNT_T_EMPTY_PATH,
     OPEN_TREE_CLOEXEC,
@@ -28,6 +30,7 @@ _MOVE_MOUNT = 429
 _FSOPEN = 430
 _FSCONFIG = 431
 _FSMOUNT = 432
+_FSPICK = 433
 _MOUNT_SETATTR = 442
 
 # Older than the common numbers: x86-64, and what the others took over from arm64.
@@ -75,6 +78,12 @@ def fsmount(fd: int, attributes: int = 0) -> int:
 def fsopen(kind: str) -> int:
     """A context for a new mount of that file system type, see fsopen(2)."""
     return call(syscall, "fsopen", kind, _FSOPEN, kind, FSOPEN_CLOEXEC)
+
+
+def fspick(dirfd: int) -> int:
+    """A context for reconfiguring the file system of a mounted root, see fspick(2)."""
+    flags = FSPICK_CLOEXEC | FSPICK_EMPTY_PATH
+    return call(syscall, "fspick", dirfd, _FSPICK, dirfd, b"", flags)
 
 
 def mount(

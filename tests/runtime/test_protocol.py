@@ -40,9 +40,9 @@ def test_a_whole_conversation(ends: tuple[Channel, Channel]) -> None:
     assert parent.sender_pid == os.getpid()
     parent.send("GO")
     stage.expect("GO")
-    stage.send("SOURCE", fields("/a b", ""))
+    stage.send("SOURCE", fields("/a b", "", ""))
     _, body, _ = parent.receive()
-    assert split(body, 2) == ["/a b", ""]
+    assert split(body, 3) == ["/a b", "", ""]
     fd = os.open("/", os.O_RDONLY)
     parent.send("TREE", fds=(fd,))
     _, fds = stage.expect("TREE")

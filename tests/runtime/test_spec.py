@@ -189,13 +189,6 @@ def test_what_is_not_carried_out_is_refused_by_name() -> None:
         decoded(value)
 
 
-def test_an_id_mapped_mount_is_refused_by_name() -> None:
-    value = spec()
-    value["mounts"][0]["uidMappings"] = [{"containerID": 0, "hostID": 0, "size": 1}]
-    with pytest.raises(ConfigError, match=r"\$\.mounts\[0\]\.uidMappings"):
-        decoded(value)
-
-
 def test_every_field_of_the_reference_is_known() -> None:
     # Each is either carried out or in the table of refused ones; a new one in the schema
     # that is neither would be ignored silently.
@@ -345,7 +338,12 @@ def test_rules_across_fields(bundle: Path, apply: Change, message: str) -> None:
         ({"destination": "/proc/", "type": "tmpfs"}, 'not of type "proc"'),
         ({"destination": "/x", "type": "proc"}, "procfs can only be mounted on /proc"),
         ({"destination": "/x", "type": "tmpfs", "options": ["idmap"]}, "id-mapped"),
-        ({"destination": "/x", "type": "tmpfs", "options": ["a", "tmpcopyup"]}, "options[1]"),
+        ({"destination": "/x", "type": "tmpfs", "options": ["a", "idmap=x"]}, "options[1]"),
+        ({"destination": "/x", "type": "sysfs", "options": ["tmpcopyup"]}, "of type tmpfs"),
+        (
+            {"destination": "/x", "type": "tmpfs", "options": ["tmpcopyup", "remount"]},
+            "$.mounts[7].options",
+        ),
     ],
 )
 def test_mounts_that_are_refused(bundle: Path, mount: Value, message: str) -> None:

@@ -55,8 +55,6 @@ def without_refused(node: Any) -> Any:
 SPEC = without_refused(schema.SPEC)
 for name in refused.LINUX:
     SPEC["linux"].pop(name)
-SPEC["mounts"][0].pop("uidMappings")
-SPEC["mounts"][0].pop("gidMappings")
 
 
 @settings(max_examples=60, deadline=None)
@@ -124,8 +122,7 @@ WORDS = sorted(
         *(f"r{word}" for word in mountoptions.PROPAGATION),
         *mountoptions.NOTHING,
         *mountoptions.SUPERBLOCK,
-        "bind",
-        "rbind",
+        *mountoptions.OWN,
         "size=1m",
         "mode=755",
     }
@@ -159,13 +156,13 @@ def test_the_last_word_about_an_attribute_wins(words: list[str], last: str) -> N
 @given(st.lists(st.sampled_from(WORDS), max_size=12))
 def test_repeating_the_words_changes_nothing(words: list[str]) -> None:
     once, twice = mountoptions.parse(words, "$"), mountoptions.parse(words * 2, "$")
-    for name in ("attr_set", "attr_clr", "rec_attr_set", "rec_attr_clr", "bind"):
+    for name in ("attr_set", "attr_clr", "rec_attr_set", "rec_attr_clr", "bind", "idmap"):
         assert getattr(once, name) == getattr(twice, name)
 
 
 @given(st.lists(TEXT, max_size=6))
 def test_a_word_of_nobody_is_the_file_systems(words: list[str]) -> None:
-    known = set(WORDS) | set(mountoptions.REFUSED)
+    known = set(WORDS) | mountoptions.OWN
     strange = [w for w in words if w and w not in known and w.split("=")[0] not in known]
     made = mountoptions.parse(strange, "$")
     joined = [key if value is None else f"{key}={value}" for key, value in made.data]

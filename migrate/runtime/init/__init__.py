@@ -14,6 +14,7 @@ import would run a file of the container as root of the host.
 | execute | stage 2 of `exec`: take on the container's limits, execve |
 | rootfs | the root: attach, resolve inside, pivot |
 | mounts, devices, console, kernelfiles | what is set up in it |
+| copyup | the content of a tmpfs with tmpcopyup; loaded where there is one |
 | credentials, process | what the payload is: user, capabilities, directory, filter, execve |
 | labels | what it is called under AppArmor and SELinux |
 | hooks | programs run at moments of the life cycle |

@@ -52,9 +52,14 @@ class Context:
             self._null = fd
         return self._null
 
-    def ask_for_tree(self, source: str, *, recursive: bool) -> int:
-        """A detached copy of a tree of the host's, made by the parent."""
-        self.channel.send("SOURCE", protocol.fields(source, "1" if recursive else ""))
+    def ask_for_tree(self, source: str, *, recursive: bool, mount: int | None = None) -> int:
+        """A detached copy of a tree of the host's, made by the parent.
+
+        Args:
+            mount: number of the mount whose id map it is to have.
+        """
+        number = "" if mount is None else str(mount)
+        self.channel.send("SOURCE", protocol.fields(source, "1" if recursive else "", number))
         _, fds = self.channel.expect("TREE")
         return fds[0]
 

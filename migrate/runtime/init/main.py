@@ -29,6 +29,8 @@ def main(fd: int) -> NoReturn:
         plan: dict[str, Any] = marshal.loads(body)  # noqa: S302 - written by our parent
         stage2 = {"create": create.run, "exec": execute.run}[plan["stage"]]
         syscalls.prctl(syscalls.PR_SET_NAME, b"migrate-init")
+        for name in plan["rare"]:
+            __import__(f"migrate.runtime.init.{name}")
         close_imports()
         namespaces.enter(channel, plan, fds)
         pid = namespaces.fork()

@@ -29,7 +29,12 @@ EXACT_KINDS = frozenset({"proc", "sysfs", "cgroup", "cgroup2"})
 
 def bind(context: Context, mount: dict[str, Any]) -> None:
     """Attach a copy of a tree of the host's."""
-    tree = _clone_source(context, mount["source"], recursive=mount["recursive"])
+    if mount["id_mapped"] is None:
+        tree = _clone_source(context, mount["source"], recursive=mount["recursive"])
+    else:
+        tree = context.ask_for_tree(
+            mount["source"], recursive=mount["recursive"], mount=mount["id_mapped"]
+        )
     if mount["destination"] == "/proc" and syscalls.fstatfs(tree) != syscalls.PROC_SUPER_MAGIC:
         raise StageError('"/proc" cannot be mounted because it is not of type "proc"')
     is_directory = stat.S_ISDIR(os.fstat(tree).st_mode)
@@ -43,12 +48,20 @@ def filesystem(context: Context, mount: dict[str, Any]) -> None:
     data = mount["data"]
     if kind == "tmpfs" and not any(key == "mode" for key, _ in data):
         data = [*data, *_mode_of(context, destination)]
-    fd = make(kind, mount["source"], data, mount["attr_set"])
+    attributes = mount["attr_set"]
+    if mount["copies_up"]:
+        attributes &= ~syscalls.MOUNT_ATTR_RDONLY  # it is filled first
+    fd = make(kind, mount["source"], data, attributes)
     if mount.get("root_label"):
         labels.label_root(fd, mount["root_label"])
+    if mount["copies_up"]:
+        from migrate.runtime.init import copyup  # loaded by `main`
+
+        named = {"mode", "uid", "gid"} & {key for key, _ in mount["data"]}
+        copyup.copy_up(context, destination, fd, keeps_owner=bool(named))
     # Clearing comes second: a new mount has nothing to clear but what the caller's
     # user namespace has locked, and then the refusal says so.
-    _shape(fd, {**mount, "attr_set": 0, "attr_clr": 0})
+    _shape(fd, {**mount, "attr_set": mount["attr_set"] & ~attributes, "attr_clr": 0})
     _attach(context, fd, destination, is_directory=True, exact=kind in EXACT_KINDS)
 
 
@@ -66,15 +79,20 @@ def make(kind: str, source: str, data: list[tuple[str, str | None]], attributes:
         raise
     if source:
         syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, "source", source)
+    _configure(context, data)
+    syscalls.fsconfig(context, syscalls.FSCONFIG_CMD_CREATE)
+    fd = syscalls.fsmount(context, attributes)
+    os.close(context)
+    return fd
+
+
+def _configure(context: int, data: list[tuple[str, str | None]]) -> None:
+    """Give a file system context the options of a mount."""
     for key, value in data:
         if value is None:
             syscalls.fsconfig(context, syscalls.FSCONFIG_SET_FLAG, key)
         elif value:
             syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, key, value)
-    syscalls.fsconfig(context, syscalls.FSCONFIG_CMD_CREATE)
-    fd = syscalls.fsmount(context, attributes)
-    os.close(context)
-    return fd
 
 
 def cgroup_v1(context: Context, mount: dict[str, Any]) -> None:
@@ -97,8 +115,7 @@ def cgroup_v1(context: Context, mount: dict[str, Any]) -> None:
         os.close(tree)
     for name, target in mount["links"]:
         os.symlink(target, name, dir_fd=top)
-    if attributes & syscalls.MOUNT_ATTR_RDONLY:
-        syscalls.mount_setattr(top, attr_set=syscalls.MOUNT_ATTR_RDONLY)
+    _shape(top, {**mount, "attr_set": attributes & syscalls.MOUNT_ATTR_RDONLY, "attr_clr": 0})
     os.close(top)
 
 
@@ -122,7 +139,27 @@ def cgroup_v2(context: Context, mount: dict[str, Any]) -> None:
         syscalls.mount_setattr(
             tree, attr_set=attributes, propagation=syscalls.MS_PRIVATE, recursive=True
         )
+    _shape(tree, {**mount, "attr_set": 0, "attr_clr": 0})
     _attach(context, tree, mount["destination"], is_directory=True, exact=True)
+
+
+def remount(context: Context, mount: dict[str, Any]) -> None:
+    """Give what is mounted at a place other options, see mount(8), "remount".
+
+    What is not named stays as it is. A flag such as "ro" is the mount's alone: the file
+    system may be mounted elsewhere too.
+    """
+    destination = mount["destination"]
+    fd = context.root.open(destination)
+    if not syscalls.statx_mount(fd)[1]:
+        raise StageError(f"nothing is mounted on {destination}")
+    _shape(fd, mount)
+    if mount["data"]:
+        configuration = syscalls.fspick(fd)
+        _configure(configuration, mount["data"])
+        syscalls.fsconfig(configuration, syscalls.FSCONFIG_CMD_RECONFIGURE)
+        os.close(configuration)
+    os.close(fd)
 
 
 def set_attributes(context: Context, destination: str, attributes: int) -> None:
@@ -263,5 +300,6 @@ OPERATIONS = {
     "mask": mask,
     "propagate": propagate,
     "read_only": read_only,
+    "remount": remount,
     "set_attributes": set_attributes,
 }

@@ -14,6 +14,7 @@ module when it is first used, since `start`, `state` and `kill` need none.
 | validation | rules across fields |
 | scheduling | rules and numbers of priorities, memory policy and personality |
 | confinement | rules of system call filters and security labels |
+| mounting | rules of id-mapped mounts, tmpcopyup and remount |
 | mountoptions | the words of `mounts[].options` |
 | defaults | what `migrate spec` writes |
 """

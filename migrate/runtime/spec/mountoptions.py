@@ -59,18 +59,18 @@ PROPAGATION: dict[str, int] = {
     "unbindable": MS_UNBINDABLE,
 }
 
-# Flags of the file system as a whole: fsconfig(2) knows them by these names.
-SUPERBLOCK = frozenset({"sync", "dirsync", "lazytime", "mand", "silent"})
+# Flags of the file system as a whole, and their opposites: fsconfig(2) knows them by
+# these names.
+SUPERBLOCK = frozenset(
+    {"sync", "async", "dirsync", "lazytime", "nolazytime", "mand", "nomand"},
+)
 
-# The kernel's default, or the opposite of a superblock flag: nothing to be said.
-NOTHING = frozenset({"defaults", "async", "nolazytime", "nomand", "loud", "iversion", "noiversion"})
+# Nothing to be said to the kernel: its default; what goes to its log, which fsconfig(2)
+# has no word for; and a counter that it keeps wherever the file system has one.
+NOTHING = frozenset({"defaults", "silent", "loud", "iversion", "noiversion"})
 
-REFUSED: dict[str, str] = {
-    "idmap": "id-mapped mounts are not supported",
-    "ridmap": "id-mapped mounts are not supported",
-    "tmpcopyup": "copying the directory's content into the tmpfs is not supported",
-    "remount": "a mount cannot be remounted here",
-}
+# What is done by the runtime and is no flag of the kernel's.
+OWN = frozenset({"bind", "rbind", "remount", "idmap", "ridmap", "tmpcopyup"})
 
 
 class MountOptions:
@@ -83,6 +83,9 @@ class MountOptions:
         rec_attr_set: bits to set in the whole tree.
         rec_attr_clr: bits to clear in the whole tree.
         propagation: MS_* and whether for the whole tree, in the order given.
+        idmap: "", "idmap" or, for the whole tree, "ridmap".
+        copies_up: a tmpfs begins with what is in the directory it covers.
+        remounts: what is mounted there gets other options.
         data: the file system's own options, a value of None for a bare word.
     """
 
@@ -90,10 +93,13 @@ class MountOptions:
         "attr_clr",
         "attr_set",
         "bind",
+        "copies_up",
         "data",
+        "idmap",
         "propagation",
         "rec_attr_clr",
         "rec_attr_set",
+        "remounts",
     )
 
     def __init__(self) -> None:
@@ -103,6 +109,9 @@ class MountOptions:
         self.rec_attr_set = 0
         self.rec_attr_clr = 0
         self.propagation: list[tuple[int, bool]] = []
+        self.idmap = ""
+        self.copies_up = False
+        self.remounts = False
         self.data: list[tuple[str, str | None]] = []
 
     def _take(self, bits: int, mask: int, *, recursive: bool) -> None:
@@ -117,10 +126,23 @@ class MountOptions:
             self.attr_clr &= ~bits | MOUNT_ATTR__ATIME
 
     def take_word(self, word: str) -> bool:
-        """Read one word of the table, plain or recursive; False if it is not in it."""
+        """Read one word of the tables, plain or recursive; False if it is in none."""
+        if word in OWN:
+            self._take_own(word)
+            return True
         return self._attribute(word, recursive=False) or (
             word[:1] == "r" and self._attribute(word[1:], recursive=True)
         )
+
+    def _take_own(self, word: str) -> None:
+        if word in ("bind", "rbind"):
+            self.bind = word
+        elif word in ("idmap", "ridmap"):
+            self.idmap = word
+        elif word == "tmpcopyup":
+            self.copies_up = True
+        else:
+            self.remounts = True
 
     def _attribute(self, word: str, *, recursive: bool) -> bool:
         if word in ATTRIBUTES:
@@ -144,17 +166,18 @@ def parse(options: list[str], path: str) -> MountOptions:
         path: JSON path of the list.
 
     Raises:
-        ConfigError: a word that this runtime does not carry out.
+        ConfigError: a word of the runtime's own has a value.
     """
     result = MountOptions()
     for at, word in enumerate(options):
-        name = word.partition("=")[0]
-        if name in REFUSED:
-            raise ConfigError(f"{path}[{at}]", f"{word}: {REFUSED[name]}", "Remove it.")
-        if word in ("bind", "rbind"):
-            result.bind = word
-        elif word in NOTHING or result.take_word(word):
+        if word in NOTHING or result.take_word(word):
             pass
+        elif word.partition("=")[0] in OWN:
+            raise ConfigError(
+                f"{path}[{at}]",
+                f"{word}: takes no value",
+                "Write the mappings as uidMappings and gidMappings of the mount.",
+            )
         elif "=" in word:
             key, _, value = word.partition("=")
             result.data.append((key, value))

@@ -19,11 +19,6 @@ LINUX: dict[str, tuple[str, str]] = {
     "netDevices": ("moving network devices is not supported", "Remove it."),
 }
 
-MOUNT: dict[str, tuple[str, str]] = {
-    "uidMappings": ("id-mapped mounts are not supported", "Remove it."),
-    "gidMappings": ("id-mapped mounts are not supported", "Remove it."),
-}
-
 
 def check(spec: dict[str, Any], path: str) -> None:
     """Refuse a configuration that asks for what is not carried out.
@@ -32,8 +27,6 @@ def check(spec: dict[str, Any], path: str) -> None:
         ConfigError: names the field.
     """
     _check(spec.get("linux", {}), LINUX, f"{path}.linux")
-    for at, mount in enumerate(spec.get("mounts", [])):
-        _check(mount, MOUNT, f"{path}.mounts[{at}]")
 
 
 def _check(value: dict[str, Any], table: dict[str, tuple[str, str]], path: str) -> None:

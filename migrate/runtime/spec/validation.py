@@ -11,7 +11,7 @@ import os
 import posixpath
 
 from migrate.errors import ConfigError
-from migrate.runtime.spec import mountoptions
+from migrate.runtime.spec import mounting, mountoptions
 from migrate.runtime.spec.schema import HOOK_KINDS
 
 TYPE_CHECKING = False
@@ -147,7 +147,7 @@ def validate(spec: Spec, bundle: str) -> None:
         scheduling.check_linux(linux, "$.linux")
     kinds = _namespaces(linux)
     for at, mount in enumerate(spec.get("mounts", [])):
-        _mount(mount, f"$.mounts[{at}]")
+        _mount(mount, f"$.mounts[{at}]", kinds)
     _belongings(spec, linux, kinds)
     _id_mappings(linux, kinds)
     _cgroups_path(linux)
@@ -355,16 +355,22 @@ def _is_ours(kind: str, path: str) -> bool:
         return False
 
 
-def _mount(mount: Mount, where: str) -> None:
+def _mount(mount: Mount, where: str, kinds: dict[str, str]) -> None:
     destination = normal_destination(mount["destination"])
     if not mount["destination"] or destination == "/":
         raise ConfigError(f"{where}.destination", "cannot be the root")
     options = mountoptions.parse(mount.get("options", []), f"{where}.options")
     kind = mount.get("type", "")
     is_bind = bool(options.bind) or kind == "bind"
-    if is_bind and not mount.get("source"):
+    if is_bind and not mount.get("source") and not options.remounts:
         raise ConfigError(f"{where}.source", "a bind mount needs a source")
-    if not is_bind and not kind:
+    if options.remounts or options.copies_up or mounting.is_id_mapped(mount, options):
+        mounting.check(mount, options, where, kinds)
+    if options.remounts:
+        return
+    if is_bind:
+        mounting.check_bind_data(options, f"{where}.options")
+    elif not kind:
         raise ConfigError(f"{where}.type", "is missing", 'Add a type, or the option "bind".')
     # Whoever can mount over procfs decides what init reads and writes there:
     # CVE-2019-16884, CVE-2019-19921.
