@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 APPARMOR_ENABLED = "/sys/module/apparmor/parameters/enabled"
 SELINUX_MOUNT_POINT = "/sys/fs/selinux"
+OWN_LABEL = "/proc/self/attr/current"
 SELINUX_MAGIC = 0xF97CFF8C
 
 # What libseccomp lets an action say: error numbers below the kernel's MAX_ERRNO, and all
@@ -133,8 +134,11 @@ def has_apparmor() -> bool:
 
 
 def has_selinux() -> bool:
-    """Tell whether the kernel has a SELinux policy: its file system is mounted then."""
+    """Tell whether the kernel has SELinux and a policy: without one it takes any label."""
     try:
+        with open(OWN_LABEL, "rb") as file:
+            if file.read().rstrip(b"\0\n") == b"kernel":  # no policy has been loaded
+                return False
         fd = os.open(SELINUX_MOUNT_POINT, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return False
