@@ -56,3 +56,34 @@ def test_it_is_made_entered_and_taken_away_without_a_privilege(rootless: Runner)
         assert rootless.text().split()[1:] == ["0", str(NOBODY), "1"]
     finally:
         os.kill(record["pid"], 9)
+
+
+@pytest.mark.parametrize("no_new_privileges", [True, False])
+def test_its_system_calls_are_filtered_without_a_privilege(
+    rootless: Runner, *, no_new_privileges: bool
+) -> None:
+    # Loading a filter without no_new_privs takes CAP_SYS_ADMIN in the user namespace only.
+    path = rootless.folder / "bundle" / "config.json"
+    config: Any = json.loads(path.read_text())
+    config["process"]["noNewPrivileges"] = no_new_privileges
+    config["process"]["args"] = ["sh", "-c", "mkdir /tmp/made || echo kept; exec sleep 100"]
+    config["linux"]["seccomp"] = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}],
+    }
+    path.write_text(json.dumps(config))
+    name = f"runtime-{os.getpid()}-filtered"
+    record = call(rootless, "create", name=name, bundle=str(path.parent))
+    try:
+        call(rootless, "start", name=name)
+        eventually(lambda: "kept" in rootless.text())
+        asked = {
+            "args": ["mkdir", "/tmp/made"],
+            "cwd": "/",
+            "env": ["PATH=/bin"],
+            "noNewPrivileges": no_new_privileges,
+        }
+        assert call(rootless, "exec", name=name, process=asked) == 1
+        assert rootless.text().count("Operation not permitted") == 2
+    finally:
+        os.kill(record["pid"], 9)
