@@ -119,6 +119,10 @@ def exec_process(store: Store, record: Record, process: Process, options: ExecOp
         if not joins_early:
             _join_cgroup(record, options, pid)
         _set_affinity(pid, process, "final")
+        if "rdt" in record:
+            from migrate.runtime import resctrl
+
+            resctrl.join(record, pid)
         stage.converse(
             {
                 "CONSOLE": lambda body, fds: handover.console(body, fds, options),

@@ -38,7 +38,8 @@ def features() -> dict[str, Any]:
             "seccomp": _seccomp(),
             "apparmor": {"enabled": True},
             "selinux": {"enabled": True},
-            "intelRdt": {"enabled": False},
+            "intelRdt": {"enabled": True, "schemata": True, "monitoring": True},
+            "netDevices": {"enabled": True},
             "memoryPolicy": {
                 "modes": list(schema.MEMORY_MODES),
                 "flags": list(schema.MEMORY_FLAGS),

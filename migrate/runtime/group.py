@@ -170,6 +170,10 @@ def leave(record: Record) -> list[str]:
     cgroup.kill(record["cgroup"])
     problems = forget_unit(record)
     cgroup.destroy(record["cgroup"])
+    if "rdt" in record:
+        from migrate.runtime import resctrl
+
+        problems += resctrl.leave(record)
     return problems
 
 

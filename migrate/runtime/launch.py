@@ -210,6 +210,10 @@ def _launch(store: Store, record: Record, spec: Spec, options: CreateOptions, st
     # Moving a process takes the kernel a grace period, 10 ms or more. Stage 1 is still
     # starting up; what it forks is born in the cgroup.
     group.enter(store, record, linux, stage.first_pid)
+    if "rdt" in record:
+        from migrate.runtime import resctrl
+
+        resctrl.enter(record, linux["intelRdt"], stage.first_pid)
     os.rename(f"{directory}/{statedir.NEW_CONFIG}", f"{directory}/{statedir.CONFIG}")
     keyring = "" if options.no_new_keyring else f"_ses.{record['id']}"
     the_plan = plan.for_create(
@@ -234,6 +238,18 @@ def _launch(store: Store, record: Record, spec: Spec, options: CreateOptions, st
     group.limit_last(record, linux)
     record["pid"] = pid
     record["pid_start_ticks"] = state.process_start_ticks(pid)
+    if linux.get("netDevices"):
+        from migrate.runtime import netdevices
+
+        with netdevices.Moved(linux["netDevices"], pid):
+            _finish(store, record, spec, options, stage)
+    else:
+        _finish(store, record, spec, options, stage)
+
+
+def _finish(store: Store, record: Record, spec: Spec, options: CreateOptions, stage: Stage) -> None:
+    """Help stage 2 set the container up, and let it wait for `start`."""
+    pid = stage.pid
 
     def run_hooks(_body: bytes, _fds: list[int]) -> None:
         for kind in ("prestart", "createRuntime"):
@@ -247,7 +263,7 @@ def _launch(store: Store, record: Record, spec: Spec, options: CreateOptions, st
             "CONSOLE": lambda body, fds: handover.console(body, fds, options),
             "LIMITS": lambda _body, _fds: answer_limits(stage, spec["process"]),
         },
-        meanwhile=lambda: prepare_filter(stage, linux.get("seccomp")),
+        meanwhile=lambda: prepare_filter(stage, spec.get("linux", {}).get("seccomp")),
     )
     record["stdio"] = [_link(f"/proc/{pid}/fd/{fd}") for fd in range(3)]
     record["phase"] = "created"
@@ -345,6 +361,10 @@ def new_record(container_id: str, spec: Spec, bundle: str, *, systemd: bool = Fa
         "phase": "creating",
     }
     group.plan(record, linux, systemd=systemd)
+    if "intelRdt" in linux:
+        from migrate.runtime import resctrl
+
+        resctrl.plan(record, linux["intelRdt"], resctrl.mount_point() or resctrl.DEFAULT)
     return record
 
 

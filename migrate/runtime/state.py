@@ -49,6 +49,7 @@ if TYPE_CHECKING:
             stdio: what the first process's descriptors 0 to 2 were, as readlink says.
             phase: creating, created or started.
             systemd: bus, unit and slice, where the cgroup is a unit's; absent otherwise.
+            rdt: groups of resctrl (see `runtime.resctrl`); absent without `intelRdt`.
         """
 
         schema_version: int
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
         terminal: bool
         phase: str
         systemd: NotRequired[dict[str, str]]
+        rdt: NotRequired[dict[str, str]]
 
 
 SCHEMA_VERSION = 1

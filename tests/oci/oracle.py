@@ -85,5 +85,20 @@ NOT_RUNC: dict[str, str] = {
     "test_every_word_of_the_spec_is_carried_out_or_known[defaults]": "hands it to the kernel",
     "test_every_word_of_the_spec_is_carried_out_or_known[ratime]": _ATIME,
     "test_every_word_of_the_spec_is_carried_out_or_known[rnostrictatime]": _ATIME,
+    **dict.fromkeys(
+        (
+            "test_a_device_is_moved_with_its_addresses_and_is_up",
+            "test_a_device_gets_the_name_it_has_inside",
+            "test_a_name_with_a_number_takes_the_first_that_is_free",
+            "test_a_device_goes_into_a_user_namespace_too",
+            "test_with_the_container_a_virtual_device_ends",
+            "test_a_container_that_cannot_be_made_gives_its_devices_back",
+            "test_of_several_devices_all_are_back_when_one_cannot_be_moved",
+            "test_a_device_that_cannot_be_moved_is_refused",
+            "test_without_a_network_namespace_of_its_own_a_device_is_refused",
+        ),
+        "knows no netDevices (they came with 1.4)",
+    ),
+    "test_a_class_of_service_takes_a_mounted_resctrl": "goes on without a class",
     "test_the_domainname_is_the_configs": "knows no domainname (it came with 1.1 of the spec)",
 }

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migrate.errors import ConfigError
-from migrate.runtime.spec import decode, mountoptions, refused, schema
+from migrate.runtime.spec import decode, mountoptions, schema
 from migrate.syscalls import MOUNT_ATTR__ATIME, MOUNT_ATTR_RDONLY
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
@@ -41,24 +41,8 @@ def values_of(node: Any) -> st.SearchStrategy[Any]:
     return st.booleans() if kind is bool else st.integers(lowest, highest)
 
 
-def without_refused(node: Any) -> Any:
-    """The schema without members of a free form, which are those that are refused."""
-    if isinstance(node, dict):
-        return {
-            name: without_refused(inner) for name, inner in node.items() if inner != {"*": "any"}
-        }
-    if isinstance(node, list):
-        return [without_refused(node[0])]
-    return node
-
-
-SPEC = without_refused(schema.SPEC)
-for name in refused.LINUX:
-    SPEC["linux"].pop(name)
-
-
 @settings(max_examples=60, deadline=None)
-@given(values_of(SPEC))
+@given(values_of(schema.SPEC))
 def test_what_the_schema_describes_is_read_unchanged(value: Any) -> None:
     assert decode(json.dumps(value).encode(), "config.json") == value
 
@@ -86,9 +70,9 @@ def test_whatever_bytes_there_is_an_answer_or_a_config_error(data: bytes) -> Non
 
 
 @settings(max_examples=60, deadline=None)
-@given(values_of(SPEC), st.data())
+@given(values_of(schema.SPEC), st.data())
 def test_one_wrong_value_is_named_by_its_path(value: Any, data: st.DataObject) -> None:
-    places = list(_places(value, SPEC, "$"))
+    places = list(_places(value, schema.SPEC, "$"))
     parent, key, path = data.draw(st.sampled_from(places))
     parent[key] = 1.5  # of no type that the schema has
     with pytest.raises(ConfigError) as caught:

@@ -91,8 +91,14 @@ def _spawn(name: str, hook: dict[str, Any], feed: int, hear: int) -> int:
         finally:
             os._exit(127)
     os.close(report_write)
-    problem = os.read(report_read, 4096).decode()
-    os.close(report_read)
+    try:
+        problem = os.read(report_read, 4096).decode()
+    except BaseException:  # we are told to end: so is the hook
+        os.kill(pid, SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    finally:
+        os.close(report_read)
     if problem:
         os.waitpid(pid, 0)
         raise HookError(f"{name}: {problem}")

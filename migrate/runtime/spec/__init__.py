@@ -10,8 +10,8 @@ module when it is first used, since `start`, `state` and `kill` need none.
 | schema | the fields and their types, as one table |
 | model | the same as typed dictionaries, for the type checker |
 | decoding | bytes to a checked dictionary |
-| refused | fields of the runtime-spec that are not carried out |
 | validation | rules across fields |
+| belongings | rules of network devices and of classes of service |
 | scheduling | rules and numbers of priorities, memory policy and personality |
 | confinement | rules of system call filters and security labels |
 | mounting | rules of id-mapped mounts, tmpcopyup and remount |

@@ -1,8 +1,7 @@
 """From the bytes of a configuration to a checked dictionary.
 
 Lives here: the walk along `schema`. Must not live here: what a value means.
-Unknown members are dropped, as the runtime-spec asks; known ones that are not
-carried out are refused by `refused`. A `null` is what Go programs write for a
+Unknown members are dropped, as the runtime-spec asks. A `null` is what Go programs write for a
 value that is not there, and is taken as that.
 """
 
@@ -10,7 +9,7 @@ from __future__ import annotations
 
 from migrate.errors import ConfigError
 from migrate.runtime import jsontext
-from migrate.runtime.spec import refused, schema
+from migrate.runtime.spec import schema
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ def decode(data: bytes, where: str) -> Spec:
         ConfigError: names the JSON path and the value.
     """
     value = _walk(_parse(data, where), schema.SPEC, "$")
-    refused.check(value, "$")
     spec: Spec = value
     return spec
 

@@ -104,6 +104,8 @@ PROC_OVERLAYS = frozenset(
 LARGEST_MAJOR = (1 << 12) - 1
 LARGEST_MINOR = (1 << 20) - 1
 
+NANOSECONDS = 1_000_000_000
+
 LARGEST_ID = (1 << 31) - 1  # runc's
 
 IPC_SYSCTLS = frozenset(
@@ -149,6 +151,8 @@ def validate(spec: Spec, bundle: str) -> None:
     for at, mount in enumerate(spec.get("mounts", [])):
         _mount(mount, f"$.mounts[{at}]", kinds)
     _belongings(spec, linux, kinds)
+    if "netDevices" in linux or "intelRdt" in linux:
+        _check_belongings(linux, kinds)
     _id_mappings(linux, kinds)
     _cgroups_path(linux)
     _sysctl(linux, kinds)
@@ -299,6 +303,22 @@ def _belongings(spec: Spec, linux: Linux, kinds: dict[str, str]) -> None:
         for clock in offsets:
             if clock not in ("monotonic", "boottime"):
                 raise ConfigError("$.linux.timeOffsets", f'no clock "{clock}" has an offset')
+        for clock, offset in offsets.items():
+            if offset.get("nanosecs", 0) >= NANOSECONDS:
+                where = f"$.linux.timeOffsets[{clock}].nanosecs"
+                raise ConfigError(where, f"{offset['nanosecs']} is a second or more")
+
+
+def _check_belongings(linux: Linux, kinds: dict[str, str]) -> None:
+    """What a container is given of the host's."""
+    from migrate.runtime.spec import belongings
+
+    has_network = "network" in kinds and not _is_ours("network", kinds["network"])
+    belongings.check_devices(linux.get("netDevices", {}), has_namespace=has_network)
+    if "intelRdt" in linux:
+        from migrate.runtime import resctrl
+
+        belongings.check_rdt(linux["intelRdt"], has_resctrl=bool(resctrl.mount_point()))
 
 
 def _id_mappings(linux: Linux, kinds: dict[str, str]) -> None:
