@@ -466,6 +466,20 @@ def test_a_label_the_kernel_would_not_enforce_is_refused(runtime: Runtime, wante
     runtime.refuses("exec", option, "a_label", container.id, "true")
 
 
+def test_a_profile_of_apparmor_is_applied_where_the_kernel_has_it(runtime: Runtime) -> None:
+    def change(config: Config) -> None:
+        config["process"]["apparmorProfile"] = "unconfined"  # the one that is always there
+
+    bundle = runtime.bundle("cat", "/proc/self/attr/current", change=change)
+    result = runtime.run(bundle)
+    enabled = Path("/sys/module/apparmor/parameters/enabled")
+    if enabled.exists() and enabled.read_text().startswith("Y"):
+        assert result.out.startswith("unconfined")
+    else:
+        assert result.status != 0
+        assert "apparmor" in result.err.lower()
+
+
 def test_features_name_what_profiles_may_say(runtime: Runtime) -> None:
     seccomp = json.loads(runtime.ok("features").out)["linux"]["seccomp"]
     assert seccomp["enabled"] is True
