@@ -164,7 +164,7 @@ class Channel:
         self._last = "GO"  # an error may come at any time
         try:
             self.send("ERROR", fields(message, hint))
-        except ChannelEnded:
+        except (ChannelEnded, OSError):  # or it is closed: this end has said its last word
             pass
 
     def _advance(self, message: str, *, is_ours: bool) -> None:
