@@ -298,13 +298,23 @@ def _descendants(first_pid: int) -> dict[int, int]:
     """Return the pids here of a container's processes, by their number inside."""
     found: dict[int, int] = {}
     waiting = [first_pid]
+    # A process in a namespace below the container's has a number for that one, too.
+    level = len(_numbers(first_pid)) - 1
     while waiting:
         pid = waiting.pop()
-        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
-            for line in file:
-                if line.startswith("NSpid:"):
-                    found[int(line.split()[-1])] = pid
+        numbers = _numbers(pid)
+        if len(numbers) > level:
+            found[numbers[level]] = pid
         for thread in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
                 waiting += map(int, file.read().split())
     return found
+
+
+def _numbers(pid: int) -> list[int]:
+    """Return a process's number in each pid namespace it is in, from the outermost."""
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("NSpid:"):
+                return [int(number) for number in line.split()[1:]]
+    return []
