@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import atheris
 
@@ -29,12 +29,15 @@ with atheris.instrument_imports(include=["migrate"]):
 
 CORPUS = Path(__file__).parent / "corpus"
 FOUND = CHECKOUT / ".prefix" / "fuzz"
+INNER = "--libfuzzer"
 NOBODY = 65534
 LONGEST_INPUT_BYTES = 16384
 
 
 def main() -> None:
     """Fuzz, or merge what was found into the corpus."""
+    if sys.argv[1:2] == [INNER]:
+        _fuzz(sys.argv[0], sys.argv[3:], sys.argv[2])
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="See the module.")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--keep", action="store_true")
@@ -49,12 +52,18 @@ def main() -> None:
         options += ["-merge=1", str(CORPUS), str(FOUND)]
     else:
         options += [f"-dict={words}", f"-max_total_time={asked.seconds}", str(FOUND), str(CORPUS)]
-        _become_nobody(work)
-    # libFuzzer ends the process itself, so what is to be removed is removed by a child of it.
+    # libFuzzer ends the process itself, so what is to be removed is removed by its parent.
     if os.fork():
         _, status = os.wait()
         shutil.rmtree(work, ignore_errors=True)
         sys.exit(os.waitstatus_to_exitcode(status))
+    if not asked.keep:
+        _become_nobody(work)
+    _fuzz(_program(work), options, str(work))
+
+
+def _fuzz(program: str, options: list[str], bundle: str) -> NoReturn:
+    """Hand over to libFuzzer, which does not come back."""
     change = mutator.Mutator(
         [path.read_bytes() for path in sorted(CORPUS.glob("seed-*"))], sorted(_words(schema.SPEC))
     )
@@ -65,10 +74,21 @@ def main() -> None:
         return atheris.Mutate(data, largest) if changed is None else changed
 
     def examine(data: bytes) -> None:
-        target.examine(data, str(work))
+        target.examine(data, bundle)
 
-    atheris.Setup([sys.argv[0], *options], examine, custom_mutator=mutate)
+    atheris.Setup([program, *options], examine, custom_mutator=mutate)
     atheris.Fuzz()
+    sys.exit(0)
+
+
+def _program(work: Path) -> str:
+    """Return a program that is this one, for libFuzzer, which merges in processes of its own."""
+    path = work / "again"
+    path.write_text(
+        f'#!/bin/sh\ncd {CHECKOUT} && exec {sys.executable} -m tests.fuzz {INNER} {work} "$@"\n'
+    )
+    path.chmod(0o755)
+    return str(path)
 
 
 def _become_nobody(work: Path) -> None:
