@@ -62,12 +62,23 @@ def _call(program: str, pid: int, mappings: list[IdMapping]) -> None:
     arguments = [program, str(pid)]
     for item in mappings:
         arguments += [str(item[key]) for key in ("containerID", "hostID", "size")]
+    hear, say = os.pipe()
     try:
-        child = os.posix_spawnp(program, arguments, os.environ)
+        child = os.posix_spawnp(
+            program, arguments, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, say, 2)]
+        )
     except FileNotFoundError:
+        os.close(hear)
         raise StageError(
             f"cannot map ids: {program} is not installed", "Install the package uidmap."
         ) from None
+    finally:
+        os.close(say)
+    with open(hear, encoding="utf-8", errors="replace") as file:
+        said = " ".join(file.read().split())
     _, status = os.waitpid(child, 0)
     if status:
-        raise StageError(f"cannot map ids: {program} failed", "Check /etc/subuid and /etc/subgid.")
+        raise StageError(
+            f"cannot map ids: {said or f'{program} failed'}",
+            "Check the ranges of /etc/subuid and /etc/subgid.",
+        )

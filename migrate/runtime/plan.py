@@ -316,6 +316,8 @@ def _cgroup(
     """A mount of type cgroup is whatever the host has, as runc does."""
     unified = [path for key, _, path in hierarchies if not key]
     first = [item for item in hierarchies if item[0]]
+    if not hierarchies:
+        raise ConfigError("$.mounts", "no control group tree is mounted that could be shown")
     if not first:
         return "cgroup_v2", {**fields, "data": data, "host_path": unified[0]}
     for word, _ in data:
@@ -402,12 +404,16 @@ def _is_read_only(mount: Mount) -> bool:
 
 
 def named_hierarchies(paths: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """Return key, name below /sys/fs/cgroup, and directory of a container's cgroups."""
-    if not any(paths):
+    """Return key, name below /sys/fs/cgroup, and directory of a container's cgroups.
+
+    A user without privileges may have none of its own: then it is in its caller's.
+    """
+    if paths and not any(paths):
         return [(key, "", path) for key, path in paths.items()]
     from migrate.runtime.cgroup.hierarchy import hierarchies
 
     trees = hierarchies()
+    paths = paths or {key: tree.own for key, tree in trees.items()}
     return [
         (key, os.path.basename(trees[key].mount_point), path)
         for key, path in paths.items()

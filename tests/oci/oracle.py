@@ -100,5 +100,8 @@ NOT_RUNC: dict[str, str] = {
         "knows no netDevices (they came with 1.4)",
     ),
     "test_a_class_of_service_takes_a_mounted_resctrl": "goes on without a class",
+    "test_another_user_of_the_range_runs_and_is_entered": "sets no groups without root",
+    "test_a_range_that_is_not_the_users_is_refused_and_leaves_nothing": "says `EOF` only",
+    "test_what_takes_root_is_refused_by_name": "knows neither field",
     "test_the_domainname_is_the_configs": "knows no domainname (it came with 1.1 of the spec)",
 }
