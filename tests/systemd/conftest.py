@@ -5,32 +5,41 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
 from tests.support.bundle import make_bundle
-from tests.support.hosts import Site, wait_until
+from tests.support.hosts import Host, Site, wait_until
 from tests.support.systemd import Machine, booted
 
 Layout = Literal["machine", "v2"]
 Change = Callable[[dict[str, Any]], object]
 
 
-def _machine(layout: Layout) -> Iterator[Machine]:
-    with Site(("host1",), layout=layout) as site, booted(site.host1) as machine:
-        yield machine
+@contextmanager
+def _runtime(layout: Layout) -> Iterator[Runtime]:
+    with Site(layout=layout) as site, booted(site.host1) as machine:
+        yield Runtime(machine, site.host2, is_v2=layout == "v2")
 
 
 @pytest.fixture(scope="session")
-def hybrid_machine() -> Iterator[Machine]:
-    yield from _machine("machine")
+def on_hybrid() -> Iterator[Runtime]:
+    with _runtime("machine") as runtime:
+        yield runtime
 
 
 @pytest.fixture(scope="session")
-def v2_machine() -> Iterator[Machine]:
-    yield from _machine("v2")
+def on_v2() -> Iterator[Runtime]:
+    with _runtime("v2") as runtime:
+        yield runtime
+
+
+@pytest.fixture(scope="session")
+def v2_machine(on_v2: Runtime) -> Machine:
+    return on_v2.machine
 
 
 class Runtime:
@@ -38,11 +47,13 @@ class Runtime:
 
     Attributes:
         machine: where.
+        destination: another host, without systemd.
         is_v2: it has cgroup v2 alone.
     """
 
-    def __init__(self, machine: Machine, *, is_v2: bool) -> None:
+    def __init__(self, machine: Machine, destination: Host, *, is_v2: bool) -> None:
         self.machine = machine
+        self.destination = destination
         self.is_v2 = is_v2
 
     def bundle(self, change: Change | None = None, name: str = "bundle") -> str:
@@ -78,8 +89,8 @@ class Runtime:
 @pytest.fixture(scope="session", params=["hybrid", "v2"])
 def either(request: pytest.FixtureRequest) -> Runtime:
     """The runtime on one machine, then on the other."""
-    machine: Machine = request.getfixturevalue(f"{request.param}_machine")
-    return Runtime(machine, is_v2=request.param == "v2")
+    found: Runtime = request.getfixturevalue(f"on_{request.param}")
+    return found
 
 
 @pytest.fixture
@@ -89,9 +100,9 @@ def runtime(either: Runtime) -> Iterator[Runtime]:
 
 
 @pytest.fixture
-def hybrid(hybrid_machine: Machine) -> Iterator[Runtime]:
+def hybrid(on_hybrid: Runtime) -> Iterator[Runtime]:
     """The runtime where limits can be set: this kernel's v2 tree has no such controllers."""
-    yield from _clean(Runtime(hybrid_machine, is_v2=False))
+    yield from _clean(on_hybrid)
 
 
 def _clean(runtime: Runtime) -> Iterator[Runtime]:
