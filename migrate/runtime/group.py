@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from migrate.errors import CgroupError, MigrateError
-from migrate.runtime import cgroup
+from migrate.runtime import cgroup, idmaps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,12 +59,11 @@ def enter(store: Store, record: Record, linux: Linux, pid: int) -> None:
     if "systemd" in record:
         _enter_unit(store, record, resources or {}, pid)
         return
-    is_needed = os.geteuid() == 0 or bool(linux.get("resources") or linux.get("cgroupsPath"))
     paths, record["cgroup"] = record["cgroup"], {}
     try:
         held = cgroup.claim(paths)
     except CgroupError:
-        if is_needed:
+        if _must_have_one(linux):
             raise
         store.save(record)  # as runc: without limits, a user's container stays in theirs
         return
@@ -74,7 +73,7 @@ def enter(store: Store, record: Record, linux: Linux, pid: int) -> None:
         try:
             cgroup.limit_new(paths, resources)
         except CgroupError:
-            if is_needed:
+            if _must_have_one(linux):
                 raise
             cgroup.destroy(paths)
             record["cgroup"] = {}
@@ -214,6 +213,21 @@ def _make_unit(record: Record, resources: Mapping[str, Any], pid: int) -> None:
     cgroup.make(record["cgroup"], (pid,))
     cgroup.limit_new(record["cgroup"], resources)
     cgroup.add(record["cgroup"], pid)
+
+
+def _must_have_one(linux: Linux) -> bool:
+    """Tell whether a container without a cgroup of its own is less than was asked for.
+
+    Rules of devices do not count for who has no privileges on the host, root of a user
+    namespace included: what they close is closed by the owners of the devices, and new
+    ones cannot be made. runc goes on without them too.
+    """
+    if os.geteuid() == 0 and not idmaps.in_user_namespace():
+        return True
+    limits: Mapping[str, Any] = linux.get("resources") or {}
+    return bool(linux.get("cgroupsPath")) or any(
+        value for name, value in limits.items() if name != "devices"
+    )
 
 
 def _leaves_room_for_one(resources: Mapping[str, Any]) -> bool:

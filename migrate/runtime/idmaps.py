@@ -1,6 +1,7 @@
 """The id maps of a user namespace.
 
-Lives here: writing them from outside, see user_namespaces(7). Imported by `launch`.
+Lives here: writing them from outside, and telling whether we are in one ourselves, see
+user_namespaces(7). May be imported by every room above `runtime`.
 """
 
 from __future__ import annotations
@@ -37,6 +38,12 @@ def write(pid: int, linux: Linux) -> None:
             _write(f"/proc/{pid}/{name}", _lines(mappings))
         else:
             _call(program, pid, mappings)
+
+
+def in_user_namespace() -> bool:
+    """Tell whether we are in another user namespace than the host's, which maps all ids."""
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        return file.read().split() != ["0", "0", "4294967295"]
 
 
 def _lines(mappings: list[IdMapping]) -> str:

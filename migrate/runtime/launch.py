@@ -13,7 +13,18 @@ import os
 
 from migrate import syscalls
 from migrate.errors import ConfigError, HookError, KernelError, StageError
-from migrate.runtime import door, group, handover, hooks, interrupt, plan, protocol, state, statedir
+from migrate.runtime import (
+    door,
+    group,
+    handover,
+    hooks,
+    idmaps,
+    interrupt,
+    plan,
+    protocol,
+    state,
+    statedir,
+)
 from migrate.runtime.begin import start
 from migrate.runtime.spec.decoding import decode
 from migrate.runtime.spec.validation import RLIMITS, rootfs_path, validate, warnings
@@ -226,6 +237,9 @@ def _launch(store: Store, record: Record, spec: Spec, options: CreateOptions, st
         keyring=keyring,
         preserve_fds=options.preserve_fds,
     )
+    if idmaps.in_user_namespace():
+        # Root there has no more rights over the host than root of the container's own.
+        the_plan["in_user_namespace"] = the_plan["process"]["may_keep_groups"] = True
     the_plan["process"]["filtered"] = "seccomp" in linux
     if options.explain is not None:
         for line in plan.describe(the_plan):
@@ -413,8 +427,6 @@ def write_config(directory: str, config: bytes, name: str = statedir.CONFIG) -> 
 
 
 def _write_maps(pid: int, linux: Linux) -> None:
-    from migrate.runtime import idmaps
-
     idmaps.write(pid, linux)
 
 

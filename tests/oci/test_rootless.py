@@ -148,6 +148,30 @@ def test_a_range_that_is_not_the_users_is_refused_and_leaves_nothing(rootless: R
     assert rootless.ids() == []
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_root_of_a_user_namespace_is_a_user_without_privileges(
+    rootless: Runtime, *, nested: bool
+) -> None:
+    """As rootless engines call a runtime: they are in a user namespace of their own."""
+    command = Path(rootless.command)
+    *start, program = command.read_text().rsplit(" ", 2)[:2]
+    command.write_text(f'{" ".join(start)} unshare -Urm {program} "$@"\n')
+
+    def change(config: Config) -> None:
+        if nested:
+            maps = [{"containerID": 0, "hostID": 0, "size": 1}]
+            config["linux"].update(uidMappings=maps, gidMappings=maps)
+            return
+        kinds = [each for each in config["linux"]["namespaces"] if each["type"] != "user"]
+        config["linux"]["namespaces"] = kinds
+        del config["linux"]["uidMappings"], config["linux"]["gidMappings"]
+
+    path = owned(rootless, "cat", "/proc/self/uid_map", change=change)
+    result = rootless("run", "--bundle", path, rootless.new_id())
+    expected = ["0", "0" if nested else str(USER), "1"]
+    assert result.out.split() == expected, str(result)
+
+
 def test_what_takes_root_is_refused_by_name(rootless: Runtime) -> None:
     ids = [{"containerID": 0, "hostID": 1, "size": 1}]
     mount = {

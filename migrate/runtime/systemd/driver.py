@@ -14,6 +14,7 @@ import os
 
 from migrate.errors import CgroupError
 from migrate.runtime.cgroup.hierarchy import hierarchies, is_unified
+from migrate.runtime.idmaps import in_user_namespace
 from migrate.runtime.systemd import names, properties
 from migrate.runtime.systemd.bus import SYSTEM, USER, Bus, UnitExists
 
@@ -36,7 +37,7 @@ def place(cgroups_path: str | None, container_id: str) -> tuple[dict[str, str], 
     Raises:
         CgroupError: no unit can be called that, or systemd cannot be reached.
     """
-    which = SYSTEM if os.geteuid() == 0 and not _in_user_namespace() else USER
+    which = SYSTEM if os.geteuid() == 0 and not in_user_namespace() else USER
     unit, slice_name = names.unit_and_slice(cgroups_path, container_id, DEFAULT_SLICES[which])
     trees = {key: tree.mount_point for key, tree in hierarchies().items()}
     if which == USER and not is_unified(trees):
@@ -147,9 +148,3 @@ def _membership(unit: str, slice_name: str, pid: int) -> list[Property]:
         ("Delegate", ("b", True)),
         ("PIDs", ("au", [pid])),
     ]
-
-
-def _in_user_namespace() -> bool:
-    """Tell whether our root is another one's user, see user_namespaces(7)."""
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        return file.read().split() != ["0", "0", "4294967295"]
