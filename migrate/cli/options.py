@@ -81,8 +81,8 @@ _UPDATE = (
     Option("memory-reservation", "memory that is kept as long as possible", TEXT, "", "BYTES"),
     Option("memory-swap", "memory and swap together, -1 for no limit", TEXT, "", "BYTES"),
     Option("pids-limit", "processes and threads, -1 for no limit", NUMBER, 0, "N"),
-    Option("l3-cache-schema", "Intel RDT cache (not supported)", TEXT, "", "SCHEMA"),
-    Option("mem-bw-schema", "Intel RDT bandwidth (not supported)", TEXT, "", "SCHEMA"),
+    Option("l3-cache-schema", "part of the L3 caches, as resctrl writes it", TEXT, "", "SCHEMA"),
+    Option("mem-bw-schema", "share of memory bandwidth, likewise", TEXT, "", "SCHEMA"),
 )
 
 _IMAGES = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from migrate.errors import UsageError
+from migrate.errors import UsageError, WrongStatus
 from migrate.runtime.spec import decode_resources
 from migrate.runtime.update import update
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from migrate.cli.command import Call
+    from migrate.runtime.spec.model import IntelRdt
+    from migrate.runtime.state import Record, Store
 
 # option -> section and field of `linux.resources`, and how its value is read
 FIELDS = {
@@ -40,14 +42,32 @@ UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, 
 
 def run(call: Call) -> int:
     """Set what was asked for, alone with the container."""
-    for option in ("l3-cache-schema", "mem-bw-schema"):
-        if call.text(option):
-            raise UsageError(f"--{option} is not supported", "Leave it out.")
     resources = _from_file(call.text("resources")) if call.text("resources") else _asked(call)
     store = call.store
     with store.lock(call.id, command="update"):
-        update(store, store.load(call.id), resources)
+        record = store.load(call.id)
+        if call.text("l3-cache-schema") or call.text("mem-bw-schema"):
+            _update_rdt(call, store, record)
+        update(store, record, resources)
     return 0
+
+
+def _update_rdt(call: Call, store: Store, record: Record) -> None:
+    """Give the container other parts of caches and memory bandwidth."""
+    from migrate.runtime import resctrl, state
+    from migrate.runtime.spec.belongings import check_rdt
+
+    rdt: IntelRdt = {}
+    if call.text("l3-cache-schema"):
+        rdt["l3CacheSchema"] = call.text("l3-cache-schema")
+    if call.text("mem-bw-schema"):
+        rdt["memBwSchema"] = call.text("mem-bw-schema")
+    root = resctrl.mount_point()
+    check_rdt(rdt, has_resctrl=root is not None)
+    if state.status(record) in ("stopped", "creating"):
+        raise WrongStatus("cannot update a container that does not run")
+    resctrl.update(record, rdt, root or resctrl.DEFAULT)
+    store.save(record)
 
 
 def _from_file(path: str) -> dict[str, Any]:

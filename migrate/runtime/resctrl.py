@@ -66,11 +66,7 @@ def enter(record: Record, rdt: IntelRdt, pid: int) -> None:
     """
     place = record["rdt"]
     group, root = place["group"], _root_of(place["group"])
-    wanted = [
-        line
-        for line in (rdt.get("l3CacheSchema"), rdt.get("memBwSchema"), *rdt.get("schemata", []))
-        if line
-    ]
+    wanted = _schemata(rdt)
     is_there = os.path.isdir(group)
     if not is_there and rdt.get("closID") and not wanted:
         raise StageError(
@@ -92,6 +88,37 @@ def enter(record: Record, rdt: IntelRdt, pid: int) -> None:
             f"$.linux.intelRdt: {group}: {str(error.strerror).lower()}{_last_status(root)}"
         ) from None
     join(record, pid)
+
+
+def update(record: Record, rdt: IntelRdt, root: str) -> None:
+    """Give a container other schemata; one that had no class gets its own.
+
+    Args:
+        record: of a running container; says afterwards what `leave` is to remove.
+        rdt: the schemata alone.
+        root: where resctrl is mounted.
+
+    Raises:
+        StageError: the kernel does not take them.
+    """
+    if "rdt" not in record:
+        plan(record, rdt, root)
+        enter(record, rdt, record["pid"])
+        return
+    group = record["rdt"]["group"]
+    try:
+        for line in _schemata(rdt):
+            _write(f"{group}/schemata", f"{line}\n")
+    except OSError as error:
+        raise StageError(
+            f"{group}/schemata: {str(error.strerror).lower()}{_last_status(root)}"
+        ) from None
+
+
+def _schemata(rdt: IntelRdt) -> list[str]:
+    """The lines that are asked for, in the order the runtime-spec has them written."""
+    lines = (rdt.get("l3CacheSchema"), rdt.get("memBwSchema"), *rdt.get("schemata", []))
+    return [line for line in lines if line]
 
 
 def join(record: Record, pid: int) -> None:

@@ -16,6 +16,7 @@ _FLAGS = "has no flags of seccomp (they came with 1.1.6)"
 _REFUSED = "test_a_profile_that_cannot_be_meant_is_refused_and_leaves_nothing"
 _LOOSE = "takes it, though the specification says that it must not"
 _ATIME = "clears one value of the access time field, which the kernel refuses"
+_TIME = "has no time namespaces (they came with 1.2)"
 _PRIORITIES = "knows no priorities, policies or personality (they came with 1.2)"
 NOT_RUNC: dict[str, str] = {
     f"{_REFUSED}[flag]": _FLAGS,
@@ -103,5 +104,7 @@ NOT_RUNC: dict[str, str] = {
     "test_another_user_of_the_range_runs_and_is_entered": "sets no groups without root",
     "test_a_range_that_is_not_the_users_is_refused_and_leaves_nothing": "says `EOF` only",
     "test_what_takes_root_is_refused_by_name": "knows neither field",
+    "test_the_clocks_of_a_time_namespace_are_set_off": _TIME,
+    "test_clocks_that_cannot_be_set_off_are_named": _TIME,
     "test_the_domainname_is_the_configs": "knows no domainname (it came with 1.1 of the spec)",
 }

@@ -164,3 +164,6 @@ def test_a_class_of_service_takes_a_mounted_resctrl(runtime: Runtime) -> None:
     error = runtime.refuses("create", "--bundle", str(bundle.path), runtime.new_id())
     assert "intelRdt" in error
     assert runtime.ids() == []
+    container = runtime.started()
+    runtime.refuses("update", "--l3-cache-schema", "L3:0=f", container.id)
+    runtime.refuses("update", "--mem-bw-schema", "MB:0=50", container.id)

@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -147,6 +148,42 @@ def test_the_domainname_is_the_configs(runtime: Runtime) -> None:
         config["domainname"] = "domain.of.mine"
 
     assert runtime.shell("cat /proc/sys/kernel/domainname", change=change) == "domain.of.mine\n"
+
+
+def with_offsets(**offsets: dict[str, int]) -> Callable[[Config], None]:
+    def change(config: Config) -> None:
+        config["linux"]["namespaces"].append({"type": "time"})
+        config["linux"]["timeOffsets"] = offsets
+
+    return change
+
+
+def test_the_clocks_of_a_time_namespace_are_set_off(runtime: Runtime) -> None:
+    change = with_offsets(
+        monotonic={"secs": 86400, "nanosecs": 5}, boottime={"secs": 1_000_000, "nanosecs": 7}
+    )
+    script = "cat /proc/self/timens_offsets; cut -d . -f 1 /proc/uptime"
+    words = runtime.shell(script, change=change).split()
+    assert words[:6] == ["monotonic", "86400", "5", "boottime", "1000000", "7"]
+    ours = float(Path("/proc/uptime").read_text().split()[0])
+    assert 0 <= int(words[6]) - (int(ours) - 60) - 1_000_000 <= 120
+
+
+@pytest.mark.parametrize(
+    ("offsets", "named"),
+    [
+        ({"realtime": {"secs": 1}}, "realtime"),
+        ({"monotonic": {"secs": 1, "nanosecs": 1_000_000_000}}, "nanosecs"),
+        ({"monotonic": {"secs": -(2**62)}}, "clocks"),
+        ({"monotonic": {"secs": "1"}}, "secs"),
+    ],
+)
+def test_clocks_that_cannot_be_set_off_are_named(
+    runtime: Runtime, offsets: dict[str, Any], named: str
+) -> None:
+    bundle = runtime.bundle(change=with_offsets(**offsets))
+    assert named in runtime.refuses("create", "--bundle", str(bundle.path), runtime.new_id())
+    assert runtime.ids() == []
 
 
 def test_a_hostname_without_a_uts_namespace_of_its_own_is_refused(runtime: Runtime) -> None:

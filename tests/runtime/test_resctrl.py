@@ -83,6 +83,17 @@ def test_monitoring_has_a_group_of_the_containers_that_ends_with_it(root: Path) 
     assert made.exists()
 
 
+def test_other_schemata_are_written_to_the_class_it_has(root: Path) -> None:
+    made = group(root, "box")
+    entry = record(root, {})
+    resctrl.update(entry, {"memBwSchema": "MB:0=20"}, str(root))
+    assert (made / "schemata").read_text() == "MB:0=20\n"
+    without: Any = {"id": "box", "pid": 9}
+    resctrl.update(without, {"l3CacheSchema": "L3:0=f"}, str(root))
+    assert without["rdt"]["group"] == str(made)
+    assert (made / "tasks").read_text() == "9"
+
+
 def test_leaving_twice_is_no_problem_and_what_stays_is_said(root: Path) -> None:
     entry = record(root, {})
     assert resctrl.leave(entry) == []

@@ -99,10 +99,21 @@ def _make(plan: dict[str, Any]) -> None:
     if rest & syscalls.CLONE_NEWNET:
         _raise_loopback()
     if clocks >= 0:
-        os.write(clocks, plan["time_offsets"].encode())
+        _set_clocks(clocks, plan["time_offsets"])
         os.close(clocks)
     # From the fork on, the process may be seen in a pid namespace that others live in.
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+
+
+def _set_clocks(fd: int, offsets: str) -> None:
+    """Write the offsets, see time_namespaces(7)."""
+    try:
+        os.write(fd, offsets.encode())
+    except OSError as error:
+        raise StageError(
+            f"cannot set the clocks of the time namespace: {str(error.strerror).lower()}",
+            "No clock may begin below zero or end beyond 146 years: see $.linux.timeOffsets.",
+        ) from None
 
 
 def _raise_loopback() -> None:
