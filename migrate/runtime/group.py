@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, Self
 
-    from migrate.runtime.spec.model import Linux
+    from migrate.runtime.spec.model import Linux, Mount, Spec
     from migrate.runtime.state import Record, Store
 
 
@@ -135,6 +135,48 @@ class Prepared:
                 os._exit(0)
         os.close(end)
         self._pid = pid
+
+
+def delegate(record: Record, spec: Spec) -> None:
+    """Give a cgroup2 group to the user whose container may write to it.
+
+    As config-linux.md has it: where the container has a new cgroup namespace, and the
+    tree mounted writable. Without a user namespace of known maps the user is the host's.
+
+    Raises:
+        CgroupError: it cannot be given away.
+    """
+    linux: Linux = spec.get("linux", {})
+    kinds = {item["type"]: item.get("path", "") for item in linux.get("namespaces", [])}
+    directory = record["cgroup"].get("")
+    if (
+        directory is None
+        or len(record["cgroup"]) > 1
+        or kinds.get("cgroup") != ""
+        or kinds.get("user")
+        or not any(_is_writable_tree(mount) for mount in spec.get("mounts", []))
+    ):
+        return
+    uid = _host_uid(spec["process"].get("user", {}).get("uid", 0), linux)
+    if uid is not None and os.geteuid() == 0 and uid != 0:
+        from migrate.runtime.cgroup import delegation
+
+        delegation.give(directory, uid)
+
+
+def _is_writable_tree(mount: Mount) -> bool:
+    return mount.get("type") in ("cgroup", "cgroup2") and "ro" not in mount.get("options", [])
+
+
+def _host_uid(uid: int, linux: Linux) -> int | None:
+    """Return who a user of the container is on the host, None if nobody."""
+    mappings = linux.get("uidMappings")
+    if not mappings:
+        return uid
+    for item in mappings:
+        if 0 <= uid - item["containerID"] < item["size"]:
+            return item["hostID"] + uid - item["containerID"]
+    return None
 
 
 def limit_last(record: Record, linux: Linux) -> None:

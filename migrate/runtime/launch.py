@@ -221,6 +221,7 @@ def _launch(store: Store, record: Record, spec: Spec, options: CreateOptions, st
     # Moving a process takes the kernel a grace period, 10 ms or more. Stage 1 is still
     # starting up; what it forks is born in the cgroup.
     group.enter(store, record, linux, stage.first_pid)
+    group.delegate(record, spec)
     if "rdt" in record:
         from migrate.runtime import resctrl
 

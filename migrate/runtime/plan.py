@@ -87,6 +87,13 @@ def for_create(
     """
     linux: Linux = spec.get("linux", {})
     kinds = {item["type"]: item.get("path", "") for item in linux.get("namespaces", [])}
+    if no_pivot and linux.get("rootfsPropagation") in ("private", "rprivate"):
+        # What the host unmounts would stay below the container's root (runc refuses it).
+        raise ConfigError(
+            "$.linux.rootfsPropagation",
+            "of [r]private is not safe without pivot_root",
+            "Leave out --no-pivot.",
+        )
     made = [kind for kind, path in kinds.items() if not path and kind != "cgroup"]
     hooks: dict[str, Any] = {**spec.get("hooks", {})}
     destinations = [normal_destination(mount["destination"]) for mount in spec.get("mounts", [])]

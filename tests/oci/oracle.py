@@ -106,5 +106,7 @@ NOT_RUNC: dict[str, str] = {
     "test_what_takes_root_is_refused_by_name": "knows neither field",
     "test_the_clocks_of_a_time_namespace_are_set_off": _TIME,
     "test_clocks_that_cannot_be_set_off_are_named": _TIME,
+    "test_limits_of_a_user_namespace_are_set_in_its_own_only": "knows no user.* parameters",
+    "test_a_parameter_is_named_with_the_dot_of_a_device": "knows no netDevices",
     "test_the_domainname_is_the_configs": "knows no domainname (it came with 1.1 of the spec)",
 }

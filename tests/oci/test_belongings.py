@@ -92,6 +92,17 @@ def test_with_the_container_a_virtual_device_ends(runtime: Runtime, device: str)
     eventually(lambda: not {"t-dev", "t-peer"} & names(), "the kernel removes the pair")
 
 
+def test_a_parameter_is_named_with_the_dot_of_a_device(runtime: Runtime, device: str) -> None:
+    def change(config: Config) -> None:
+        with_devices({device: {"name": "t.dev"}}, sysctl={
+            "net/ipv4/conf/t.dev/forwarding": "1",
+            "net.ipv4.conf.t/dev.proxy_arp": "1",
+        })(config)  # fmt: skip
+
+    script = "cd /proc/sys/net/ipv4/conf/t.dev; cat forwarding proxy_arp"
+    assert runtime.shell(script, change=change) == "1\n1\n"
+
+
 def test_a_container_that_cannot_be_made_gives_its_devices_back(
     runtime: Runtime, device: str
 ) -> None:

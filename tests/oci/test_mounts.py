@@ -285,6 +285,14 @@ def test_no_pivot_runs_the_container_too(runtime: Runtime) -> None:
     assert "bin" in result.out.split()
 
 
+def test_no_pivot_and_a_private_root_are_refused(runtime: Runtime) -> None:
+    bundle = runtime.bundle(
+        change=lambda config: config["linux"].update(rootfsPropagation="rprivate")
+    )
+    arguments = ["create", "--no-pivot", "--bundle", str(bundle.path), runtime.new_id()]
+    assert "pivot_root" in runtime.refuses(*arguments)
+
+
 def test_mount_points_follow_links_inside_the_root_only(runtime: Runtime, source: Path) -> None:
     bundle = runtime.bundle("cat", "/real/file", change=with_mount("/link", "bind", source, "bind"))
     outside = runtime.workspace / "outside"

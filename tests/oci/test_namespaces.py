@@ -234,6 +234,20 @@ def test_a_user_namespace_of_several_maps_has_them_all(runtime: Runtime) -> None
     assert runtime.run(bundle).out.split() == ["0", "300000", "10", "1000", "0", "1"]
 
 
+def test_limits_of_a_user_namespace_are_set_in_its_own_only(runtime: Runtime) -> None:
+    limit = {"user.max_inotify_watches": "12345"}
+
+    def change(config: Config) -> None:
+        with_user_namespace(config)
+        config["linux"]["sysctl"] = limit
+
+    bundle = runtime.bundle("cat", "/proc/sys/user/max_inotify_watches", change=change)
+    open_to_all(bundle.path)
+    assert runtime.run(bundle).out == "12345\n"
+    bundle = runtime.bundle(change=lambda config: config["linux"].update(sysctl=limit))
+    assert "user.max" in runtime.refuses("create", "--bundle", str(bundle.path), runtime.new_id())
+
+
 def test_a_user_namespace_without_maps_is_refused(runtime: Runtime) -> None:
     bundle = runtime.bundle(change=with_namespaces({"type": "user"}))
     runtime.refuses("create", "--bundle", str(bundle.path), runtime.new_id())

@@ -18,8 +18,14 @@ if TYPE_CHECKING:
 
 
 def sysctl(context: Context, key: str, value: str) -> None:
-    """Write one parameter; dots in the key are slashes, as sysctl(8) has it."""
-    path = key if "/" in key else key.replace(".", "/")
+    """Write one parameter.
+
+    As sysctl(8) has it: the first of dot and slash in the key is what separates, and the
+    other one stands for the letter, such as the dot of a VLAN's name.
+    """
+    dot, slash = key.find("."), key.find("/")
+    is_dotted = slash < 0 or 0 <= dot < slash
+    path = key.translate({ord("."): "/", ord("/"): "."}) if is_dotted else key
     try:
         fd = syscalls.openat2(
             context.root.proc,

@@ -357,6 +357,8 @@ def _sysctl(linux: Linux, kinds: dict[str, str]) -> None:
             needed = "network"
         elif dotted == "kernel.domainname":
             needed = "uts"
+        elif dotted.startswith("user."):
+            needed = "user"  # of the host's it would bind everybody
         elif dotted == "kernel.hostname":
             raise ConfigError(where, "is set by $.hostname")
         else:
