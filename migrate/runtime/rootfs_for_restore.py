@@ -97,6 +97,8 @@ class RestoreRoot:
         own: list[str] = []
         attached: list[str] = []
         for mount in self._spec.get("mounts", []):
+            if "remount" in mount.get("options", []):
+                continue  # of what is mounted by another entry
             destination = normal_destination(mount["destination"])
             if any(f"{destination}/".startswith(f"{outer}/") for outer in own):
                 continue
