@@ -182,6 +182,12 @@ def open_pidfd(record: Record) -> int | None:
         pidfd = os.pidfd_open(record["pid"])
     except ProcessLookupError:
         return None
+    except OSError as error:
+        # Its number still names a session or a group that others are left of: to older
+        # kernels, such as 6.1, that is no valid pid.
+        if error.errno == errno.EINVAL:
+            return None
+        raise
     if process_start_ticks(record["pid"]) != record["pid_start_ticks"]:
         os.close(pidfd)
         return None

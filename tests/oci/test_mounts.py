@@ -313,7 +313,7 @@ def cgroup_view(runtime: Runtime, options: list[str]) -> tuple[Bundle, str]:
                 mount["options"] = options
 
     bundle = runtime.bundle(
-        "sh", "-c", "cat /sys/fs/cgroup/*/cgroup.procs; cat /sys/fs/cgroup/cgroup.procs",
+        "sh", "-c", "cat /sys/fs/cgroup/*/cgroup.procs; cat /sys/fs/cgroup/cgroup.procs; true",
         change=change,
     )  # fmt: skip
     return bundle, runtime.run(bundle).out
