@@ -16,8 +16,9 @@ Commands are run in a scope of their own, as those of a session are.
 
 from __future__ import annotations
 
+import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from tests.support.hosts import Host, wait_until
@@ -75,10 +76,17 @@ class Machine:
         self.pid = pid
 
     def run(
-        self, argv: Sequence[str], *, check: bool = True, timeout_seconds: float = 60
+        self,
+        argv: Sequence[str | os.PathLike[str]],
+        *,
+        check: bool = True,
+        timeout_seconds: float = 60,
+        env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in a scope of its own, see `Host.run`."""
-        scope = ["systemd-run", "--scope", "--quiet", "--collect", "--", *argv]
+        settings = [f"{name}={value}" for name, value in (env or {}).items()]
+        scope = ["systemd-run", "--scope", "--quiet", "--collect", "--", "env", *settings]
+        scope += [os.fspath(word) for word in argv]
         return self.enter(scope, check=check, timeout_seconds=timeout_seconds)
 
     def enter(

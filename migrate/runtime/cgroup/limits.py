@@ -44,7 +44,9 @@ def limit_new(paths: Mapping[str, str], resources: Mapping[str, Any] | None) -> 
         try:
             device_program.attach(paths[""], devices)
         except CgroupError:
-            if os.geteuid() == 0 or _closes(devices):
+            from migrate.runtime.idmaps import in_user_namespace
+
+            if (os.geteuid() == 0 and not in_user_namespace()) or _closes(devices):
                 raise
             # A user may load no program. As with runc, that is no error where the
             # configuration closes nothing: what the user cannot open stays closed.
