@@ -18,6 +18,7 @@ them writes.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import threading
@@ -213,17 +214,23 @@ def fill(parts: Sequence[Part], first_pid: int) -> None:
             raise CriuError(f"criu restored no process {part.process}, whose memory is here")
     work = ((part, pids[part.process], batch) for part in parts for batch in _batches(part.runs))
     filler = _Filler(work)
-    threads = [
-        threading.Thread(target=filler.run, name="fill", daemon=True)
-        for _ in range(min(len(os.sched_getaffinity(0)), _MOST_THREADS) - 1)
-    ]
-    for thread in threads:
-        thread.start()
-    filler.run()
-    for thread in threads:
-        thread.join()
+    threads: list[threading.Thread] = []
+    try:
+        for _ in range(min(len(os.sched_getaffinity(0)), _MOST_THREADS) - 1):
+            thread = threading.Thread(target=filler.run, name="fill", daemon=True)
+            thread.start()
+            threads.append(thread)
+        filler.run()
+    except BaseException as error:
+        filler.error = filler.error or error  # the others stop, before the files are closed
+        raise
+    finally:
+        for thread in threads:
+            thread.join()
     if filler.error is not None:
         raise filler.error
+    if filler.written != sum(part.size for part in parts):
+        raise CriuError("not all memory was written into the restored processes")
 
 
 def _batches(runs: list[tuple[int, int, int]]) -> Iterator[tuple[int, list[Span]]]:
@@ -253,10 +260,17 @@ class _Filler:
     def __init__(self, work: Iterator[tuple[Part, int, tuple[int, list[Span]]]]) -> None:
         self._work = work
         self._lock = threading.Lock()
-        self.error: CriuError | None = None
+        self.error: BaseException | None = None
+        self.written = 0
 
     def run(self) -> None:
-        """Write batches until there are none, or one fails."""
+        """Write batches until there are none, or one fails, however."""
+        try:
+            self._write_all()
+        except BaseException as error:  # noqa: BLE001 - raised by who began the threads
+            self.error = self.error or error
+
+    def _write_all(self) -> None:
         buffer = bytearray(_BATCH_BYTES)
         with memoryview(buffer) as view:
             while True:
@@ -268,8 +282,9 @@ class _Filler:
                 size = sum(each[1] for each in spans)
                 problem = _move(part.descriptor, offset, view[:size], buffer, pid, spans)
                 if problem:
-                    self.error = CriuError(f"memory of process {part.process}: {problem}")
-                    return
+                    raise CriuError(f"memory of process {part.process}: {problem}")
+                with self._lock:
+                    self.written += size
 
 
 def _move(
@@ -288,9 +303,10 @@ def _move(
         remote = b"".join(_IOVEC.pack(address, length) for address, length in spans)
         if syscalls.process_vm_writev(pid, buffer, size, remote) != size:
             return f"it does not take the {size} bytes at {spans[0][0]:#x}"
-        syscalls.fallocate(descriptor, syscalls.FALLOC_FL_PUNCH_HOLE, offset, size)
     except (OSError, KernelError) as error:
         return str(error.strerror if isinstance(error, OSError) else error.message)
+    with contextlib.suppress(KernelError):  # it is there; its place would only be of use
+        syscalls.fallocate(descriptor, syscalls.FALLOC_FL_PUNCH_HOLE, offset, size)
     return ""
 
 

@@ -45,7 +45,12 @@ def _cause(pattern: str, meaning: str, hint: str) -> _Cause:
 
 # What a restore says, in any case, that was refused at `post-restore`: it then kills what
 # it restored (criu/cr-restore.c, restore_root_task).
-_REFUSED = b"Aborting restore due to post-restore script"
+# The whole line: other lines show names that the container has chosen.
+_REFUSED = re.compile(
+    rb"^\([0-9.]+\) *Error \(criu/cr-restore\.c:\d+\): "
+    rb"Aborting restore due to post-restore script[^\n]*$",
+    re.MULTILINE,
+)
 
 
 def was_refused(log_path: str) -> bool:
@@ -55,7 +60,9 @@ def was_refused(log_path: str) -> bool:
     """
     try:
         with open(log_path, "rb") as log:
-            return _REFUSED in log.read(_LOG_TAIL_BYTES)
+            log.seek(0, os.SEEK_END)
+            log.seek(max(0, log.tell() - _LOG_TAIL_BYTES))
+            return _REFUSED.search(log.read()) is not None
     except OSError:
         return False
 

@@ -67,6 +67,8 @@ class Restore:
         self._on_terminal = on_terminal
         self._work = work_directory or images.path
         self._pid = 0
+        self._was_let_go = False
+        self._said_no = False
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._gate: Gate | None = None
@@ -120,6 +122,16 @@ class Restore:
         """Whether CRIU has not ended yet, nor been killed, also while a handler holds it."""
         return self._session.is_alive()
 
+    @property
+    def criu_pid(self) -> int:
+        """The process id of CRIU."""
+        return self._session.pid
+
+    @property
+    def said_no(self) -> bool:
+        """Whether CRIU has answered that it failed: then it killed what it had restored."""
+        return self._said_no
+
     def abort(self) -> None:
         """Make a gated restore end without having restored anything; `wait` raises."""
         if self._gate is not None:
@@ -164,14 +176,18 @@ class Restore:
             self._pid = answer.restore.pid
         except RequestFailed as error:
             self._pid = error.pid or self._pid
+            if self._runs_on():
+                return
+            self._said_no = error.answered
             self._reap()
             log_path = os.path.join(self._work, LOG_NAME)
             self._error = failure.explain(
                 "restore", self._facts.container_id, log_path, error.message
             )
         except BaseException as error:  # noqa: BLE001 - raised by wait()
-            self._reap()
-            self._error = error
+            if not self._runs_on():
+                self._reap()
+                self._error = error
 
     def _wrapped(self, handlers: dict[str, Handler]) -> dict[str, Handler]:
         """Return the handlers with what is done here anyway."""
@@ -185,6 +201,11 @@ class Restore:
 
             return note
 
+        def letting_go(notification: Notification) -> bool:
+            self._was_let_go = True
+            theirs = handlers.get("pre-resume")
+            return theirs is None or theirs(notification)
+
         def terminal(notification: Notification) -> bool:
             if self._on_terminal is not None:
                 self._on_terminal(notification.take())
@@ -194,6 +215,7 @@ class Restore:
             **handlers,
             "setup-namespaces": noting("setup-namespaces"),
             "post-restore": noting("post-restore"),
+            "pre-resume": letting_go,
             "orphan-pts-master": terminal,
         }
 
@@ -209,6 +231,20 @@ class Restore:
             message.work_dir_fd = self._work_descriptor
         message.log_file = LOG_NAME
         return message
+
+    def _runs_on(self) -> bool:
+        """Whether the container runs although CRIU failed, or died, in its last steps.
+
+        After `pre-resume` nothing that CRIU does can take it back: its tasks go on when
+        CRIU lets go of them, however that comes about.
+        """
+        if not self._was_let_go or self._pid <= 0:
+            return False
+        try:
+            ended = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        return ended is None
 
     def _reap(self) -> None:
         """Bury the first process of a restore that failed; it is a child of this one.

@@ -127,11 +127,15 @@ class RequestFailed(CriuError):
 
     Attributes:
         errno: CRIU's own number, 0 where it gave none.
+        answered: CRIU itself said no; else it went away.
         pid: of the first process of a failed restore, which is to be reaped, or 0.
     """
 
-    def __init__(self, message: str, errno: int = 0, pid: int = 0) -> None:
+    def __init__(
+        self, message: str, errno: int = 0, pid: int = 0, *, answered: bool = False
+    ) -> None:
         super().__init__(message)
+        self.answered = answered
         self.errno = errno
         self.pid = pid
 
@@ -254,6 +258,7 @@ class Session:
                 response.cr_errmsg.strip() or f"criu refused {kind.lower()}",
                 response.cr_errno,
                 max(response.restore.pid, 0),
+                answered=True,
             )
         return response
 

@@ -51,7 +51,7 @@ class Place:
         root: the state root.
         migration: which one; a bundle it has made bears its name until it is whole.
         bundle_is_new: it was not there before, so it goes if the container does not stay.
-        work: 0700, in memory: `images` and what a second restore needs.
+        work: 0700, in memory: `images`, and what CRIU needs beside them.
     """
 
     container_id: str
@@ -283,7 +283,7 @@ def _keep_in_memory(folder: str) -> None:
 
 
 def remove_images(place: Place) -> None:
-    """Remove what a second restore would have needed."""
+    """Remove the images, and what CRIU needed beside them."""
     try:
         syscalls.umount2(place.work, syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
     except KernelError as error:

@@ -64,7 +64,7 @@ class SourceView:
         """
         if not self.same_boot and Phase.FROZEN in (self.reached, self.pending):
             return True
-        return Phase.SENT in (self.reached, self.pending)
+        return self.reached is Phase.COMMITTED or Phase.SENT in (self.reached, self.pending)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +216,7 @@ def _carry_out_commit(source: SourceView, destination: DestinationView | None) -
             Outcome.ENDED,
             SourceAction.CLEAN_UP,
             DestinationAction.ACTIVATE,  # to record that it has ended
-            "it was let go on the destination and has ended there",
+            "it was being let go on the destination, may have run, and is gone there",
         )
     if destination.holds:
         return _activate(because)

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from migrate.checkpoint.failure import was_refused
 from migrate.checkpoint.restore import LOG_NAME
 from migrate.errors import (
-    CriuError,
     Locked,
     Lost,
     MigrateError,
@@ -237,6 +236,8 @@ class Destination:
             ended = view.tasks is Tasks.GONE
             if not ended:
                 self._connect(journal)
+                if journal.fact("paused") is True:
+                    cgroup.freeze(place.cgroup)
         else:
             resume_seconds = self._let_go(journal, place)
         self._settle(journal, place)
@@ -264,7 +265,7 @@ class Destination:
         journal.intend(Landing.ACTIVE)
         try:
             return incoming.let_go()
-        except CriuError as error:
+        except MigrateError as error:
             message = f"criu failed while it let the container go: {error.message}"
             if incoming.may_have_run:
                 raise Lost(message, f"Look at {place.images}/{LOG_NAME}.") from error

@@ -28,7 +28,7 @@ from migrate.checkpoint.page_store import PageStore, Stored
 from migrate.checkpoint.pages import StreamSummary
 from migrate.checkpoint.reserve import Reserve
 from migrate.checkpoint.restore import Restore
-from migrate.errors import ImageError, ProtocolError
+from migrate.errors import CriuError, ImageError, ProtocolError
 from migrate.events import Log, emit
 from migrate.live import arrival, restoring
 from migrate.live.arrival import Place
@@ -200,13 +200,15 @@ class Incoming:
             inventory: opens the gate.
 
         Raises:
-            CriuError: it failed, in plain words; nothing of it is left.
+            CriuError: it failed, in plain words; `stop` ends what is left of it.
         """
         if self._restorer is None or self._restore is None:
             raise ProtocolError("nothing waits for images")
         self._restore.open_gate(inventory)
         pid = self._restorer.wait_held()
         apart.fill(self._parts, pid)
+        if not self._restorer.is_held:
+            raise CriuError("criu was killed while memory was written into what it restored")
         return pid
 
     def let_go(self) -> float:
@@ -230,7 +232,7 @@ class Incoming:
                 self._network.switches.announce()  # the first one may have been lost
             problem = self._restorer.finish()
             if problem is not None:
-                emit(Log(level="warning", message=f"network: {problem.message}"))
+                emit(Log(level="warning", message=problem.message))
             self._restorer = None
         for task in (self._memory, self._files):
             if task is not None:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from migrate.checkpoint.session import Handler, Notification
-from migrate.errors import CriuError, MigrateError
+from migrate.errors import CriuError, MigrateError, MigrationError
 
 
 class Running(Protocol):
@@ -35,6 +35,10 @@ class Running(Protocol):
     @property
     def is_alive(self) -> bool:
         """Whether CRIU has not ended yet."""
+
+    @property
+    def said_no(self) -> bool:
+        """Whether CRIU has answered that it failed, and killed what it had restored."""
 
     def wait(self) -> int:
         """Return the pid once CRIU has ended well, or raise."""
@@ -66,7 +70,7 @@ class Restorer:
         self._was_asked_last = False
         self._ended = False
         self._error: BaseException | None = None
-        self._unlinked: MigrateError | None = None
+        self._problem: MigrateError | None = None
         self._watcher = threading.Thread(target=self._watch, name="restore-end", daemon=True)
 
     @property
@@ -76,8 +80,12 @@ class Restorer:
 
     @property
     def may_have_run(self) -> bool:
-        """Whether CRIU was past its last question before it lets them run."""
-        return self._was_asked_last
+        """Whether tasks that were let go, and are gone, may have run.
+
+        They have not where CRIU says that it failed before its last question. Where it
+        vanished, nobody knows how far it had come.
+        """
+        return self._was_asked_last or not self._restore.said_no
 
     @property
     def is_held(self) -> bool:
@@ -133,9 +141,9 @@ class Restorer:
             self._watcher.join()
 
     def finish(self) -> MigrateError | None:
-        """Wait until CRIU has ended; return why a link did not come up, if so."""
+        """Wait until CRIU has ended; return why a link or the pause is not as it was, if so."""
         self._watcher.join()
-        return self._unlinked
+        return self._problem
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -151,6 +159,8 @@ class Restorer:
             error = caught
         with self._change:
             self._error, self._ended = error, True
+            if error is None and self._verdict and not self._resumed_at:
+                self._resumed_at = time.monotonic()  # CRIU died after it had let go
             self._change.notify_all()
 
     # CRIU's questions.
@@ -172,11 +182,15 @@ class Restorer:
         return True
 
     def _before_resume(self, _: Notification) -> bool:
+        # From here on they run whatever is answered: no error may come out of this.
+        self._was_asked_last = True
         # CRIU asks `network-unlock` only where it has locked something.
         self._bring_up()
         if self._pause is not None:
-            self._pause()
-        self._was_asked_last = True
+            try:
+                self._pause()
+            except Exception as error:  # noqa: BLE001 - as said
+                self._problem = MigrationError(f"it could not be paused again: {error}")
         return True
 
     def _bring_up(self) -> None:
@@ -184,8 +198,8 @@ class Restorer:
         connect, self._connect = self._connect, _nothing
         try:
             connect()
-        except MigrateError as error:
-            self._unlinked = error
+        except Exception as error:  # noqa: BLE001 - whatever it is, they run
+            self._problem = MigrationError(f"network: {error}")
 
     def _resumed(self, _: Notification) -> bool:
         with self._change:

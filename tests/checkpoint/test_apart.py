@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -326,6 +327,25 @@ def test_runs_with_holes_between_them_leave_the_holes_alone(holder: Holder) -> N
         at = 2 * number * PAGE
         assert found[at : at + PAGE] == held[number * PAGE : (number + 1) * PAGE]
         assert found[at + PAGE : at + 2 * PAGE] == bytes(PAGE)
+
+
+def test_a_thread_that_dies_of_anything_is_an_error(
+    holder: Holder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = holder.part(content(8 << 20))
+    move = apart._move
+    calls = []
+
+    def short_of_memory(*arguments: Any) -> str:
+        calls.append(threading.current_thread())
+        if len(calls) == 3:
+            raise MemoryError
+        return move(*arguments)
+
+    monkeypatch.setattr(apart, "_move", short_of_memory)
+    with pytest.raises(MemoryError):
+        apart.fill([part], holder.process.pid)
+    part.close()
 
 
 def changed_address(part: apart.Part) -> None:

@@ -154,6 +154,41 @@ def test_a_container_moves_through_gate_and_stream(
     there.images.verify(there.images.sign_off(there.facts, criu="4.2.1"))
 
 
+@pytest.mark.parametrize("step", ["pre-resume", "post-resume"])
+def test_what_was_let_go_runs_on_whatever_happens_to_criu(
+    payload: Box, there: Side, criu: str, tmp_path: Path, step: str
+) -> None:
+    def kill(_: Notification) -> bool:
+        os.kill(there.restore.criu_pid, signal.SIGKILL)
+        return True
+
+    def hold(_: Notification) -> bool:
+        held.set()
+        return True
+
+    store = PageStore(there.images.descriptor)
+    held = threading.Event()
+    there.restore.start({"post-restore": hold, step: kill})
+    with (
+        ImageDirectory(str(tmp_path / "here"), create=True) as images,
+        dump_of(payload, criu, images, PageSource(store.feed)) as dump,
+    ):
+
+        def commit(_: Notification) -> bool:
+            assert dump.manifest is not None
+            store.finish()
+            contents = images.contents(dump.manifest)
+            there.restore.open_gate(there.images.receive(dump.manifest, contents))
+            return held.wait(20)
+
+        dump.run({"post-dump": commit})
+    there.pid = there.restore.wait()
+    ticks = payload.number("ticks")
+    eventually(lambda: payload.number("ticks") > ticks + 50, "it runs on")
+    os.kill(there.pid, signal.SIGUSR2)
+    eventually(lambda: payload.words().get("memory") == "intact", "its memory is intact")
+
+
 def test_pipes_that_cannot_follow_lead_to_dev_null(box: Maker, criu: str, tmp_path: Path) -> None:
     talker = box("sh", "-c", "i=0; while :; do i=$((i+1)); echo $i; echo ticks=$i >/status; done")
     reading, writing = os.pipe()

@@ -218,6 +218,10 @@ def test_an_interrupted_recovery_decides_the_same_again() -> None:
             assert again.destination is decision.destination, (source, destination)
 
 
+def test_a_committed_source_that_goes_on_knows_that_the_other_side_waits() -> None:
+    assert SourceView(Phase.COMMITTED, None, Tasks.FROZEN).destination_may_hold
+
+
 def test_a_restart_that_lost_the_last_records_does_not_give_up_what_may_be_held() -> None:
     source = SourceView(Phase.COPYING, Phase.FROZEN, Tasks.GONE, same_boot=False)
     assert decide(source, None).outcome is Outcome.WAITING
