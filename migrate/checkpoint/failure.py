@@ -47,7 +47,7 @@ def _cause(pattern: str, meaning: str, hint: str) -> _Cause:
 # it restored (criu/cr-restore.c, restore_root_task).
 # The whole line: other lines show names that the container has chosen.
 _REFUSED = re.compile(
-    rb"^\([0-9.]+\) *Error \(criu/cr-restore\.c:\d+\): "
+    rb"^(?:\([0-9.]+\) *)?(?:Error|Warn) *\(criu/cr-restore\.c:\d+\): "
     rb"Aborting restore due to post-restore script[^\n]*$",
     re.MULTILINE,
 )

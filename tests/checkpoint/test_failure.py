@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from migrate.checkpoint.failure import explain
+from migrate.checkpoint.failure import explain, was_refused
 
 NOISE = (
     "(00.006) Error (criu/tun.c:85): tun: Unable to create tun: Operation not permitted\n"
@@ -69,3 +69,24 @@ def test_without_a_log_criu_has_the_word(tmp_path: Path) -> None:
     error = explain("restore", "box", str(tmp_path / "none"), "criu was killed by signal 9")
     assert error.message.endswith("criu was killed by signal 9")
     assert error.hint == ""
+
+
+@pytest.mark.parametrize(
+    ("begin", "verdict"),
+    [
+        ("(00.19) Warn  (criu/cr-restore.c:2519)", "refused"),
+        ("Error (criu/cr-restore.c:2519)", "refused"),  # logged without times
+        ("(1.2) Warn  (criu/files.c:9)", "unknown"),
+        ("(1.2) name (1.2) Warn  (criu/cr-restore.c:9)", "unknown"),
+        ("name: Error (criu/cr-restore.c:9)", "unknown"),
+        ("", "unknown"),
+    ],
+)
+def test_only_criu_s_own_line_says_that_a_restore_was_refused(
+    tmp_path: Path, begin: str, verdict: str
+) -> None:
+    log = tmp_path / "restore.log"
+    line = f"{begin}: Aborting restore due to post-restore script ret code -1"
+    log.write_text("x\n" * (1 << 20) + f"(0.1) begin\n{line}\n(1.3) end\n")
+    assert was_refused(str(log)) is (verdict == "refused")
+    assert not was_refused(str(tmp_path / "nothing"))
