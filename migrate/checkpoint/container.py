@@ -25,7 +25,7 @@ from migrate.checkpoint.restore import Restore
 from migrate.checkpoint.session import Notification
 from migrate.errors import CriuError, UsageError, WrongStatus
 from migrate.events import Finding, emit
-from migrate.runtime import cgroup, handover, hooks, interrupt, state
+from migrate.runtime import cgroup, group, handover, hooks, interrupt, state
 from migrate.runtime.launch import new_record, read_config, take_back, write_config
 from migrate.runtime.spec.decoding import decode
 from migrate.runtime.spec.validation import validate
@@ -59,12 +59,14 @@ class RestoreOptions:
         take_console: called with the master instead.
         pid_file: path the first process's pid is written to.
         pidfd_socket: path of the socket a pidfd goes to.
+        systemd: the control group is to be a unit of systemd's.
     """
 
     console_socket: str = ""
     take_console: Callable[[int], None] | None = None
     pid_file: str = ""
     pidfd_socket: str = ""
+    systemd: bool = False
 
 
 def checkpoint(
@@ -160,7 +162,7 @@ def restore(
             _check_terminal(manifest.facts, taken)
             with store.lock(container_id, create=True, command="restore"):
                 directory = store.reserve(container_id)
-                record = new_record(container_id, spec, bundle)
+                record = new_record(container_id, spec, bundle, systemd=taken.systemd)
                 cgroup.refuse_occupied(record["cgroup"])
                 record["terminal"] = manifest.facts.terminal
                 try:
@@ -280,8 +282,9 @@ class _Arrival:
         record, directory = self._record, self._store.path(self._record["id"])
         resources = self._spec.get("linux", {}).get("resources") or {}
         # Limits on memory or processes would bind CRIU too, which lives there meanwhile.
-        cgroup.create(record["cgroup"], {"devices": resources.get("devices") or []})
+        devices = {"devices": resources.get("devices") or []}
         with (
+            group.Prepared(record, devices),
             prepared(
                 self._spec,
                 record["bundle"],
@@ -319,7 +322,7 @@ class _Arrival:
         record = self._record
         resources = self._spec.get("linux", {}).get("resources")
         if resources:
-            cgroup.update(record["cgroup"], resources)
+            group.update(record, resources)
         record["pid"] = notification.pid
         record["pid_start_ticks"] = state.process_start_ticks(notification.pid)
         record["stdio"] = [_link(f"/proc/{notification.pid}/fd/{number}") for number in range(3)]

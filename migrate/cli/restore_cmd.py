@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from migrate.cli.bundles import bundle_of, wants_systemd
 from migrate.cli.imaging import image_path, request, work_path
-from migrate.errors import UsageError
 from migrate.runtime.delete import delete
 
 TYPE_CHECKING = False
@@ -18,10 +17,10 @@ def run(call: Call) -> int:
     """Restore it; wait for its end and delete it, unless told otherwise."""
     from migrate.checkpoint.container import RestoreOptions
 
-    if wants_systemd(call):
-        raise UsageError("a container cannot be restored into a unit of systemd's yet")
     options = RestoreOptions(
-        console_socket=call.text("console-socket"), pid_file=call.text("pid-file")
+        console_socket=call.text("console-socket"),
+        pid_file=call.text("pid-file"),
+        systemd=wants_systemd(call),
     )
     if call.has("detach"):
         _restore(call, options)
