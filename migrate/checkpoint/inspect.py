@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-from migrate.checkpoint import netns, procfs
+from migrate.checkpoint import netns, procfs, settings
 from migrate.checkpoint.descriptors import Descriptors, read_descriptors
 from migrate.checkpoint.facts import (
     CgroupPath,
@@ -101,6 +101,7 @@ def _inspect(pid: int, record: Mapping[str, Any], spec: Mapping[str, Any]) -> Fa
         memory_bytes=sum(each.memory_bytes for each in processes),
         obstacles=(
             *mount_obstacles,
+            *settings.obstacles(spec),
             *descriptors.obstacles,
             *socket_obstacles,
             *_strangers(record["cgroup"], pids),
@@ -205,6 +206,8 @@ def binds(spec: Mapping[str, Any], bundle: str) -> dict[str, str]:
     found = {}
     for mount in spec.get("mounts") or ():
         options = mount.get("options") or ()
+        if "remount" in options:
+            continue  # it mounts nothing, and has no source
         if mount.get("type") == "bind" or "bind" in options or "rbind" in options:
             found[os.path.normpath("/" + mount["destination"].lstrip("/"))] = os.path.join(
                 bundle, mount["source"]

@@ -1,0 +1,49 @@
+"""What config.json asks for that CRIU does not bring back.
+
+Lives here: one pure function over the decoded configuration. Must not live here: what
+the running container shows of itself (`inspect`). May be imported by `checkpoint` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from migrate.checkpoint.facts import Obstacle
+
+_IDMAP_WORDS = {"idmap", "ridmap"}
+
+
+def obstacles(spec: Mapping[str, Any]) -> Iterator[Obstacle]:
+    """Yield what cannot follow, or follows changed.
+
+    Args:
+        spec: decoded.
+    """
+    linux = spec.get("linux") or {}
+    for mount in spec.get("mounts") or ():
+        words = set(mount.get("options") or ())
+        if words & _IDMAP_WORDS or mount.get("uidMappings") or mount.get("gidMappings"):
+            yield Obstacle(
+                verdict="refuse",
+                what=f"mount {mount['destination']} maps ids, and would come back without that",
+                hint="Unmount it first, or take the mapping out of config.json.",
+            )
+    for name in linux.get("netDevices") or ():
+        yield Obstacle(
+            verdict="refuse",
+            what=f"network device {name} was moved into the container and cannot follow",
+            hint="Take it out of $.linux.netDevices and make the container anew.",
+        )
+    forgotten = (
+        ("$.process.ioPriority", (spec.get("process") or {}).get("ioPriority")),
+        ("$.linux.memoryPolicy", linux.get("memoryPolicy")),
+        ("$.linux.intelRdt", linux.get("intelRdt")),
+    )
+    for path, value in forgotten:
+        if value:
+            yield Obstacle(
+                verdict="warn",
+                what=f"{path} holds until the container moves or is restored, not beyond",
+                hint="Set it again from outside, as ionice(1) and the like do.",
+            )

@@ -1,0 +1,59 @@
+"""`checkpoint.settings`: what config.json asks for and CRIU does not bring back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from migrate.checkpoint.inspect import binds
+from migrate.checkpoint.settings import obstacles
+from tests.checkpoint.conftest import Maker
+from tests.support.bundle import Config
+
+BIND = {"destination": "/x", "type": "bind", "source": "/y"}
+IDS = [{"containerID": 0, "hostID": 1000, "size": 1}]
+
+
+@pytest.mark.parametrize(
+    ("spec", "verdict", "said"),
+    [
+        ({"mounts": [{**BIND, "options": ["bind", "idmap"]}]}, "refuse", "mount /x maps ids"),
+        ({"mounts": [{**BIND, "options": ["bind", "ridmap"]}]}, "refuse", "mount /x maps ids"),
+        ({"mounts": [{**BIND, "uidMappings": IDS}]}, "refuse", "mount /x maps ids"),
+        ({"linux": {"netDevices": {"eth7": {}}}}, "refuse", "network device eth7"),
+        ({"linux": {"memoryPolicy": {"mode": "MPOL_BIND"}}}, "warn", "$.linux.memoryPolicy"),
+        ({"linux": {"intelRdt": {"closID": "a"}}}, "warn", "$.linux.intelRdt"),
+        ({"process": {"ioPriority": {"class": "IOPRIO_CLASS_IDLE"}}}, "warn", "ioPriority"),
+    ],
+)
+def test_what_does_not_come_back_is_said(spec: dict[str, Any], verdict: str, said: str) -> None:
+    (found,) = obstacles(spec)
+    assert found.verdict == verdict
+    assert said in found.what
+    assert found.hint
+
+
+def test_an_ordinary_configuration_has_nothing_of_it() -> None:
+    spec = {"mounts": [{**BIND, "options": ["rbind", "ro"]}], "linux": {}, "process": {}}
+    assert list(obstacles(spec)) == []
+
+
+def test_a_remount_is_no_source_of_what_it_changes() -> None:
+    remount = {"destination": "/x", "options": ["bind", "remount", "ro"]}
+    assert binds({"mounts": [BIND, remount]}, "/bundle") == {"/x": "/y"}
+
+
+@pytest.mark.criu
+def test_a_checkpoint_that_would_lose_a_map_of_ids_is_refused_and_it_runs_on(box: Maker) -> None:
+    def change(config: Config) -> None:
+        config["mounts"].append(
+            {"destination": "/mnt", "type": "bind", "source": "/usr/share", "options": ["bind"]}
+            | {"uidMappings": IDS, "gidMappings": IDS}
+        )
+
+    made = box("sleep", "1000", change=change)
+    made.start()
+    assert made.checkpoint(check=False) == 1
+    assert "mount /mnt maps ids" in made.said
+    assert made.status == "running"
