@@ -283,10 +283,11 @@ def _finish(store: Store, record: Record, spec: Spec, options: CreateOptions, st
     record["stdio"] = [_link(f"/proc/{pid}/fd/{fd}") for fd in range(3)]
     record["phase"] = "created"
     handover.announce(pid, options)
-    # Saved first: were we killed in between, the stage would end, and the record say
-    # "stopped". Released first, a process would wait that no record calls created.
-    store.save(record)
+    # Released first: were we killed in between, the record would say "created" of a
+    # process that is about to end. As "creating" the next create or delete clears it
+    # away, the process that waits for its start, too.
     stage.release()
+    store.save(record)
     stage.close()
 
 

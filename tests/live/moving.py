@@ -71,7 +71,7 @@ class Moved:
         command = [sys.executable, "-m", "tests.support.connection", ADDRESS, str(PORT), REPORT]
         self._watcher = self.site.client.popen(command, env={"PYTHONPATH": str(CHECKOUT)})
         report = self.site.client.folder(REPORT)
-        wait_until(lambda: report.exists() and self.seen()["numbers"] > 50, "numbers arrive")
+        wait_until(lambda: report.exists() and self.seen()["numbers"] > 50, "numbers arrive", 30)
 
     def live(
         self,

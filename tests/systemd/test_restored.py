@@ -13,7 +13,9 @@ MIB = 1 << 20
 
 def test_a_container_comes_back_from_images_as_the_same_unit(runtime: Runtime) -> None:
     bundle = runtime.bundle()
-    runtime.machine.run(["sh", "-c", f"migrate --systemd-cgroup run -d -b {bundle} c1 </dev/null >/dev/null 2>&1"])
+    runtime.machine.run(
+        ["sh", "-c", f"migrate --systemd-cgroup run -d -b {bundle} c1 </dev/null >/dev/null 2>&1"]
+    )
     runtime("checkpoint", "--image-path", "/srv/images", "c1")
     assert "runc-c1.scope" not in runtime.machine.units()
     runtime("restore", "--detach", "--bundle", bundle, "--image-path", "/srv/images", "c1")
