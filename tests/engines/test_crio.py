@@ -30,7 +30,7 @@ class Crio:
 
     def __call__(self, *words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run the runtime with CRI-O's global options."""
-        root = ["--root", self.folder / "state"]
+        root = ["--root", f"{self.folder}/state"]
         return self.host.run([RUNTIME, *root, *words], check=check)
 
     def monitor(self, *more: str | Path) -> None:
@@ -89,7 +89,7 @@ def test_a_container_is_checkpointed_and_restored_through_conmon(crio: Crio) -> 
     crio.monitor()
     crio("start", "box")
     images = crio.folder / "checkpoint"
-    paths = ["--image-path", images, "--work-path", crio.folder]
+    paths = ["--image-path", str(images), "--work-path", str(crio.folder)]
     crio("checkpoint", "--file-locks", *paths, "--leave-running", "box")
     assert crio.state() == "running"
     crio("kill", "box", "KILL")
