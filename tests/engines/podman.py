@@ -120,5 +120,5 @@ class Podman:
         self("network", "prune", "--force")
         # podman removes a pod's group from the hierarchies with a controller only.
         groups = "/sys/fs/cgroup/*/libpod_parent"
-        pods = f"find {groups} -mindepth 1 -maxdepth 1 -type d ! -name 'libpod-*'"
+        pods = f"find {groups} -mindepth 1 -maxdepth 1 -type d ! -name 'libpod-*' ! -name conmon"
         self.host.run(["sh", "-c", f"{pods} -exec rmdir {{}} +"], check=False)
