@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.support.hosts import Host
+from tests.support.hosts import Host, wait_until
 
 from .place import RUNTIME, Terminal
 
@@ -115,10 +115,19 @@ class Podman:
 
     def remove_everything(self) -> None:
         """Remove every pod, container and network."""
-        self("pod", "rm", "--force", "--all", "--time", "0")
-        self("rm", "--force", "--all", "--time", "0")
+        # podman's own clean-up of a container that ends may hold its mounts a moment longer.
+        for words in (["pod", "rm"], ["rm"]):
+            removal = [*words, "--force", "--all", "--time", "0"]
+            wait_until(
+                lambda removal=removal: self(*removal, check=False).returncode == 0,
+                f"podman {' '.join(removal)} succeeds",
+            )
         self("network", "prune", "--force")
+        wait_until(self._removes_groups_of_pods, "the groups of pods are empty")
+
+    def _removes_groups_of_pods(self) -> bool:
         # podman removes a pod's group from the hierarchies with a controller only.
         groups = "/sys/fs/cgroup/*/libpod_parent"
         pods = f"find {groups} -mindepth 1 -maxdepth 1 -type d ! -name 'libpod-*' ! -name conmon"
-        self.host.run(["sh", "-c", f"{pods} -exec rmdir {{}} +"], check=False)
+        self.host.run(["sh", "-c", f"{pods} -exec rmdir {{}} + 2>/dev/null"], check=False)
+        return not self.host.run(["sh", "-c", pods], check=False).stdout
