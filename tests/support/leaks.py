@@ -52,7 +52,8 @@ def mounts(pid: int) -> set[str]:
     return {
         f"{fields[0]} {fields[4]}"
         for fields in map(str.split, lines)
-        if fields[4] != "/run/netns"  # the first `ip netns add` makes it a mount, once
+        # The first `ip netns add` makes it a mount, once; podman its storage, time and again.
+        if fields[4] != "/run/netns" and not fields[4].endswith("/podman/graph/overlay")
     }
 
 
