@@ -58,6 +58,8 @@ def crio(place: Host) -> Iterator[Crio]:
     made = Crio(place, folder)
     yield made
     made("delete", "--force", "box", check=False)
+    # It writes down how the container ended before it ends itself.
+    wait_until(lambda: "conmon" not in place.run(["ps", "-eo", "comm"]).stdout, "conmon ends")
     shutil.rmtree(folder)
 
 
