@@ -202,7 +202,6 @@ class Destination:
             lambda facts: journal.intend(
                 Landing.RECEIVING,
                 network=facts,
-                network_plan=announced.network.to_json(),
                 record=announced.record,
                 paused=announced.paused,
             )
