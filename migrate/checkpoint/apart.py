@@ -32,10 +32,9 @@ from migrate import syscalls
 from migrate.checkpoint.images import ImageDirectory
 from migrate.checkpoint.page_store import Stored, write_pagemap
 from migrate.checkpoint.pages import PAGE_SHIFT, PE_PRESENT
+from migrate.checkpoint.reserve import SMALLEST_BYTES
 from migrate.errors import CriuError, KernelError
 
-# Less than this of a process is CRIU's: reading its mappings would take longer.
-SMALLEST_BYTES = 16 << 20
 _BATCH_BYTES = 1 << 20
 _BATCH_RUNS = 1024  # IOV_MAX
 _MOST_THREADS = 4

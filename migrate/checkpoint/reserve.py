@@ -22,7 +22,7 @@ from migrate.checkpoint.facts import Facts
 
 _STEP_BYTES = 4 << 20
 # Processes smaller than this are not worth a file of their own.
-_SMALLEST_BYTES = 16 << 20
+SMALLEST_BYTES = 16 << 20
 # What the host must keep beside all that is taken here.
 _SPARE_BYTES = 256 << 20
 _PREFIX = ".reserved-"
@@ -45,7 +45,7 @@ class Reserve:
         left -= _SPARE_BYTES
         self._sizes: dict[int, int] = {}
         for process, size in sizes.items():
-            if size >= _SMALLEST_BYTES and size <= left:
+            if size >= SMALLEST_BYTES and size <= left:
                 self._sizes[process] = size
                 left -= size
         self._files: dict[int, int] = {}
