@@ -31,6 +31,7 @@ from migrate.checkpoint.pages import (
     PS_IOV_OPEN2,
     RECORD,
 )
+from migrate.checkpoint.reserve import SMALLEST_BYTES
 from migrate.errors import CriuError
 
 PAGE = 4096
@@ -251,7 +252,7 @@ def test_memory_at_one_address_in_two_processes_stays_criu_s(images: Images) -> 
 
 
 def test_little_memory_is_not_worth_it(images: Images) -> None:
-    images.add(7, content(apart.SMALLEST_BYTES - PAGE), mapping(HEAP, SIZE))
+    images.add(7, content(SMALLEST_BYTES - PAGE), mapping(HEAP, SIZE))
     assert images.set_apart() == []
 
 
