@@ -26,7 +26,8 @@ from migrate.checkpoint.session import Notification
 from migrate.errors import CriuError, UsageError, WrongStatus
 from migrate.events import Finding, emit
 from migrate.runtime import cgroup, group, handover, hooks, interrupt, state
-from migrate.runtime.launch import new_record, read_config, take_back, write_config
+from migrate.runtime.configfile import read_config, write_config
+from migrate.runtime.launch import new_record, take_back
 from migrate.runtime.spec.decoding import decode
 from migrate.runtime.spec.validation import validate
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from migrate.cli.bundles import bundle_of, create_options
+from migrate.runtime.configfile import read_config
 from migrate.runtime.delete import delete
-from migrate.runtime.launch import create, read_config, start
+from migrate.runtime.launch import create, start
 from migrate.runtime.spec import decode
 
 TYPE_CHECKING = False

@@ -26,6 +26,7 @@ from migrate.runtime import (
     statedir,
 )
 from migrate.runtime.begin import start
+from migrate.runtime.configfile import read_config, write_config
 from migrate.runtime.spec.decoding import decode
 from migrate.runtime.spec.validation import RLIMITS, rootfs_path, validate, warnings
 from migrate.runtime.stage import Stage
@@ -44,13 +45,9 @@ __all__ = [
     "create_from_bundle",
     "new_record",
     "prepare_filter",
-    "read_config",
     "start",
     "take_back",
-    "write_config",
 ]
-
-LARGEST_CONFIG_BYTES = 64 << 20
 
 
 class CreateOptions:
@@ -129,35 +126,6 @@ def create_from_bundle(
         options.stage.abort()
         raise
     return record
-
-
-def read_config(bundle: str) -> bytes:
-    """Return the bytes of a bundle's config.json.
-
-    Raises:
-        ConfigError: there is none, or it is no file of a sensible size.
-    """
-    path = f"{bundle}/config.json"
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise ConfigError(
-            "$",
-            f"{path}: {str(error.strerror).lower()}",
-            "Give --bundle, or make a configuration with `migrate spec`.",
-        ) from None
-    try:
-        size = os.fstat(fd).st_size
-        if size > LARGEST_CONFIG_BYTES:
-            raise ConfigError("$", f"{path} has {size} bytes")
-        data = b""
-        while part := os.read(fd, 1 << 20):
-            data += part
-    except OSError as error:
-        raise ConfigError("$", f"{path}: {str(error.strerror).lower()}") from None
-    finally:
-        os.close(fd)
-    return data
 
 
 def create(
@@ -414,18 +382,6 @@ def _tell_hooks_it_ended(spec: Spec, record: Record) -> None:
         hooks.run("poststop", spec, record, "stopped", 0)
     except HookError:
         return
-
-
-def write_config(directory: str, config: bytes, name: str = statedir.CONFIG) -> None:
-    """Keep the configuration a container was made of, byte for byte."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    fd = os.open(f"{directory}/{name}", flags, 0o600)
-    try:
-        view = memoryview(config)
-        while view:
-            view = view[os.write(fd, view) :]
-    finally:
-        os.close(fd)
 
 
 def _write_maps(pid: int, linux: Linux) -> None:
