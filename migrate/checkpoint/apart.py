@@ -35,7 +35,7 @@ from migrate.checkpoint.pages import PAGE_SHIFT, PE_PRESENT
 from migrate.checkpoint.reserve import SMALLEST_BYTES
 from migrate.errors import CriuError, KernelError
 
-_BATCH_BYTES = 1 << 20
+_BATCH_BYTES = 2 << 20  # a large page of the file, which is given back whole
 _BATCH_RUNS = 1024  # IOV_MAX
 _MOST_THREADS = 4
 _HEAD = struct.Struct("<III")  # two magics, and the size of the one message
@@ -234,18 +234,17 @@ def fill(parts: Sequence[Part], first_pid: int) -> None:
 
 def _batches(runs: list[tuple[int, int, int]]) -> Iterator[tuple[int, list[Span]]]:
     """Yield an offset in the file, and addresses and sizes that follow one another there."""
-    begin, end, spans = 0, -1, list[Span]()
+    begin, end, limit, spans = 0, -1, 0, list[Span]()
     for run in runs:
         address, offset, size = run
         while size:
-            if spans and (
-                offset != end or end - begin >= _BATCH_BYTES or len(spans) >= _BATCH_RUNS
-            ):
+            if spans and (offset != end or end == limit or len(spans) >= _BATCH_RUNS):
                 yield begin, spans
                 spans = []
             if not spans:
                 begin = offset
-            piece = min(size, begin + _BATCH_BYTES - offset)
+                limit = offset - offset % _BATCH_BYTES + _BATCH_BYTES
+            piece = min(size, limit - offset)
             spans.append((address, piece))
             address, offset, size = address + piece, offset + piece, size - piece
             end = offset
