@@ -24,8 +24,8 @@ from migrate.errors import (
     MigrationError,
     ProtocolError,
 )
-from migrate.events import Log, PhaseEntered, as_json, emit
-from migrate.live import arrival, guard, preflight
+from migrate.events import Log, PhaseEntered, emit
+from migrate.live import arrival, clocks, guard, preflight
 from migrate.live.arrival import Place
 from migrate.live.decision import DestinationView, Tasks
 from migrate.live.incoming import Announced, Incoming
@@ -62,7 +62,7 @@ class Destination:
         self._place: Place | None = None
         self._incoming: Incoming | None = None
         self._methods: dict[str, Callable[[Fields], object]] = {
-            "ping": lambda _: None,
+            "ping": lambda _: clocks.read(),
             "preflight": self._preflight,
             "reserve": self._reserve,
             "receive": self._receive,
@@ -143,13 +143,12 @@ class Destination:
     # The calls.
 
     def _preflight(self, fields: Fields) -> object:
-        findings = preflight.look_there(
+        return preflight.look_there(
             fields.object("question"),
             store=self._settings.store,
             bundle=fields.text("bundle"),
             criu=self._settings.criu,
         )
-        return [as_json(finding) for finding in findings]
 
     def _reserve(self, fields: Fields) -> object:
         container_id = fields.text("container")

@@ -41,7 +41,7 @@ from migrate.events import Log, PhaseEntered, Report, emit
 from migrate.live import guard, preflight, recover, report
 from migrate.live.departure import Departure, work_folder
 from migrate.live.filesystem.source import TreeSource
-from migrate.live.hearing import counted, findings_of, relay
+from migrate.live.hearing import counted, relay
 from migrate.live.interruption import Interruptions
 from migrate.live.journal import Journal, folder_of
 from migrate.live.network.describe import describe
@@ -207,18 +207,14 @@ class Migration:
 
     def _check(self, reached: Reached, facts: Facts, spec: Any) -> None:
         """Ask both sides; refuse before anything is touched."""
-        question, findings = preflight.look_here(
-            self.record, spec, facts, self._plan_there(), criu=self.criu
+        subject = preflight.Subject(
+            record=self.record, spec=spec, facts=facts, plan=self._plan_there()
         )
-        there = reached.link.call(
-            "preflight", {"question": question, "bundle": self._bundle()}, CALL_SECONDS
-        )
-        findings += findings_of(there, reached.peer.host)
-        for finding in findings:
+        outcome = preflight.consult(reached, subject, criu=self.criu, bundle=self._bundle())
+        for finding in outcome.findings:
             emit(finding)
-        refusals = [each for each in findings if each.verdict == "refuse"]
-        if refusals:
-            raise Refused(counted(refusals), refusals[0].hint)
+        if outcome.refusals:
+            raise Refused(counted(outcome.refusals), outcome.refusals[0].hint)
 
     def _prepare(self, reached: Reached, spec: Any) -> None:
         """Record whom we ask, then ask; both before anything is taken."""

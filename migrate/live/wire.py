@@ -5,10 +5,49 @@ Lives here: typed access to what the other side sent. `live` only.
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import fields
+from typing import Any, TypeVar
 
 from migrate.errors import ProtocolError
+
+_Sent = TypeVar("_Sent")
+
+
+def fill(target: _Sent, data: object, about: str) -> _Sent:
+    """Set a dataclass's fields to what was sent; what a newer peer adds is left out.
+
+    Args:
+        target: its own values stand for what was not sent.
+        data: an object with the fields' names.
+        about: names it in errors.
+
+    Raises:
+        ProtocolError: it is no object, or a value is not of its field's type.
+    """
+    if not isinstance(data, dict):
+        raise ProtocolError(f"{about}: is not readable")
+    kinds = typing.get_type_hints(type(target))
+    for each in fields(target):  # type: ignore[arg-type]  # the caller's is a dataclass
+        if each.name in data:
+            if not _fits(data[each.name], kinds[each.name]):
+                raise ProtocolError(f"{about}: {each.name} is not what it should be")
+            setattr(target, each.name, data[each.name])
+    return target
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Tell whether JSON data is of an annotated type: a plain one, or list or dict of such."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(each, arguments[0]) for each in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            _fits(key, arguments[0]) and _fits(each, arguments[1]) for key, each in value.items()
+        )
+    # A bool is an int to isinstance.
+    return type(value) is kind
 
 
 class Fields:

@@ -56,15 +56,14 @@ def _advertisement(mac: bytes, address: bytes) -> bytes:
     body = struct.pack("!I", _FLAG_OVERRIDE) + address + b"\x02\x01" + mac
     pseudo = address + _ALL_NODES + struct.pack("!II", 4 + len(body), _ICMPV6)
     head = struct.pack("!BB", _NEIGHBOUR_ADVERTISEMENT, 0)
-    checksum = _checksum([pseudo, head, b"\0\0", body])
-    icmp = head + struct.pack("!H", checksum) + body
+    icmp = head + struct.pack("!H", checksum([pseudo, head, b"\0\0", body])) + body
     # Hop limit 255: an advertisement with another one has been forwarded, and is dropped.
     ipv6 = struct.pack("!IHBB", 6 << 28, len(icmp), _ICMPV6, 255) + address + _ALL_NODES
     return _ALL_NODES_MAC + mac + struct.pack("!H", _ETHERTYPE_IPV6) + ipv6 + icmp
 
 
-def _checksum(pieces: Iterable[bytes]) -> int:
-    """The Internet checksum, RFC 1071; each piece has an even length."""
+def checksum(pieces: Iterable[bytes]) -> int:
+    """Return the Internet checksum, RFC 1071; each piece has an even length."""
     total = sum(sum(struct.unpack(f"!{len(piece) // 2}H", piece)) for piece in pieces)
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)

@@ -163,6 +163,17 @@ def _check_path(path: str) -> bool:
     return bool(path) and os.path.lexists(path)
 
 
+def refuse_taken(path: str) -> None:
+    """Refuse a joined namespace's path that cannot be had; touches nothing.
+
+    Raises:
+        NetworkError: it is in use, or no place for a namespace.
+        OSError: it cannot be looked at.
+    """
+    if _check_path(path):
+        os.close(_existing(path))
+
+
 def _fresh(plan: Plan) -> int:
     namespace = netns.fresh(loopback_is_up=plan.loopback_is_up)
     try:

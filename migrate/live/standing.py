@@ -1,0 +1,139 @@
+"""A container where it is: what of it could not follow, wherever it goes?
+
+Lives here: the checks of the container on its source, as pure functions of what was
+found of it, and of /proc. Must not live here: finding it (`checkpoint.inspect`,
+`live.network`), what it needs elsewhere (`demands`). `live` only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from migrate.checkpoint.facts import Connection, Facts, Stdio
+from migrate.events import Finding
+from migrate.live.comparison import finding
+from migrate.live.host_facts import CAP_SYS_RESOURCE, HostFacts
+from migrate.live.network.plan import Plan
+
+
+def judge(facts: Facts, plan: Plan, here: HostFacts) -> list[Finding]:
+    """Return what is found of the container.
+
+    Args:
+        facts: of `checkpoint.inspect`.
+        plan: of `live.network.describe`.
+        here: the host it is on.
+    """
+    found = [*_of_container(facts, plan), *_users(facts, here)]
+    return found or [finding("container", "ok", "everything of the container can follow")]
+
+
+def _of_container(facts: Facts, plan: Plan) -> Iterator[Finding]:
+    """What of the container cannot follow, wherever it goes."""
+    for obstacle in facts.obstacles:
+        yield finding("container", obstacle.verdict, obstacle.what, obstacle.hint)
+    for trouble in plan.obstacles:
+        yield finding("network", trouble.verdict, trouble.what, trouble.hint)
+    for peer in facts.host_unix_sockets:
+        yield finding(
+            "sockets",
+            "refuse",
+            f"a UNIX socket is connected to somebody outside the container: {peer}",
+            "Close the connection; the process at its other end stays on this host.",
+        )
+    if facts.terminal:
+        yield finding(
+            "stdio",
+            "refuse",
+            "the container has a terminal, whose other end is held by a process on this host",
+            'Set "terminal": false in config.json: a terminal cannot follow yet.',
+        )
+    for each in facts.stdio:
+        yield from _stdio(each)
+    if facts.network.kind != "host":
+        yield from _sharers(facts)
+    if facts.network.kind == "host":
+        for connection in facts.connections:
+            yield from _host_connection(connection)
+        yield finding(
+            "network",
+            "warn",
+            "the container uses the host's network: its addresses do not move",
+            "Give it a network namespace of its own to take connections along.",
+        )
+
+
+def _sharers(facts: Facts) -> Iterator[Finding]:
+    """Who else is in the container's network namespace: it moves away under them."""
+    inside = _namespace(facts.pid, "pid")
+    for name in os.listdir("/proc"):
+        if name.isdigit() and _namespace(name, "net") == facts.network.inode:
+            if _namespace(name, "pid") == inside:
+                continue
+            try:
+                with open(f"/proc/{name}/comm", encoding="utf-8", errors="replace") as file:
+                    command = file.read().strip()
+            except OSError:
+                continue  # it has ended
+            yield finding(
+                "network",
+                "refuse",
+                f"process {name} ({command}) outside the container uses its network namespace",
+                "Move what shares the namespace first, or give the container one of its own.",
+            )
+
+
+def _namespace(pid: int | str, kind: str) -> int:
+    """Return the inode number of a process's namespace; 0 where it has ended."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/{kind}").st_ino
+    except OSError:
+        return 0
+
+
+def _stdio(each: Stdio) -> Iterator[Finding]:
+    name = {0: "standard input", 1: "standard output", 2: "standard error"}.get(
+        each.descriptor, f"descriptor {each.descriptor}"
+    )
+    if each.kind == "terminal":
+        yield finding(
+            "stdio",
+            "refuse",
+            f"{name} of the container is {each.path}, a terminal of this host",
+            "Start it with `</dev/null >FILE 2>&1`, or give it a terminal of its own.",
+        )
+        return
+    what = "a pipe to a process" if each.kind == "pipe" else f"{each.path}, a file"
+    yield finding(
+        "stdio",
+        "warn",
+        f"{name} of the container is {what} of this host, and becomes /dev/null over there",
+        "Let the container write to a file of its own.",
+    )
+
+
+def _host_connection(connection: Connection) -> Iterator[Finding]:
+    if not connection.is_loopback:
+        yield finding(
+            "connections",
+            "refuse",
+            f"process {connection.process} has a connection {connection.local} to "
+            f"{connection.remote} over the host's network",
+            "Close it, or give the container a network namespace of its own.",
+        )
+
+
+def _users(facts: Facts, host: HostFacts) -> Iterator[Finding]:
+    """CRIU can take every process, whoever it belongs to."""
+    if facts.user_namespace or host.can(CAP_SYS_RESOURCE):
+        return
+    for process in facts.processes:
+        if process.uid:
+            yield finding(
+                "users",
+                "refuse",
+                f"process {process.inner_pid} ({process.command}) belongs to user {process.uid}, "
+                f"and {host.name} lacks CAP_SYS_RESOURCE, without which CRIU takes root's only",
+                "Grant it that capability, or run the container in a user namespace.",
+            )
