@@ -69,6 +69,23 @@ class Finding(Event):
 
 
 @dataclass(slots=True, kw_only=True)
+class Checked(Event):
+    """The end of the checks of `migrate check`.
+
+    Attributes:
+        container: id, or "" where the machines alone were looked at.
+        source: name of the host it is on.
+        destination: name of the other host, or "".
+    """
+
+    container: str
+    source: str
+    destination: str
+    warnings: int
+    refusals: int
+
+
+@dataclass(slots=True, kw_only=True)
 class Log(Event):
     """A line for people that fits nowhere else."""
 

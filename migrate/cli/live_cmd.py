@@ -30,11 +30,20 @@ def run(call: Call) -> int:
         journals=default_folder(call.text("journal-dir") or None),
         bundle=call.text("bundle") or None,
         criu=str(call.globals["criu"] or "") or None,
-        bridges=dict(map(_pair, call.texts("bridge"))),
+        bridges=bridges(call),
     )
     with showing(json=call.has("json")):
         migrate(order)
     return 0
+
+
+def bridges(call: Call) -> dict[str, str]:
+    """Return what --bridge says, here and there.
+
+    Raises:
+        UsageError: one is written otherwise.
+    """
+    return dict(map(_pair, call.texts("bridge")))
 
 
 def _pair(value: str) -> tuple[str, str]:
@@ -46,7 +55,7 @@ def _pair(value: str) -> tuple[str, str]:
 
 
 def way(call: Call, target: str) -> Way:
-    """Return how the other host is reached, from the options that `live` and `recover` share.
+    """Return how the other host is reached, from the options that they all share.
 
     Raises:
         UsageError: the transport is none.

@@ -163,7 +163,7 @@ _REACH = (
     Option("connect-timeout", "how long to try to connect", DURATION, 15.0, "DURATION"),
 )
 
-_LIVE = (
+_WHERE = (
     Option("to", "the other host, as ssh names it", TEXT, "", "[USER@]HOST[:PORT]"),
     Option(
         "bundle b", "where the bundle is on the other host, as here if not given", TEXT, "", "DIR"
@@ -176,11 +176,22 @@ _LIVE = (
         "HERE=THERE",
     ),
     *_REACH,
-    _JOURNAL,
-    _JSON,
 )
+_LIVE = (*_WHERE, _JOURNAL, _JSON)
 
 COMMANDS = {
+    "check": Command(
+        "say whether a container could move, and what stands in its way",
+        (*_WHERE, _JSON),
+        arguments="[ID]",
+        least=0,
+        details="With ID and --to: all that `live` checks before it touches anything. Without "
+        "--to: what of the container could not follow anywhere. Without ID: the two machines, "
+        "or this one.\n\nA finding is ok, a note (it would move, and something about it "
+        "changes) or refused; notes and refusals come with the way out. Nothing is changed on "
+        "either host.\n\nThe exit status is 0 where nothing is refused, 3 where something is, "
+        "and 1 where the check could not be made.",
+    ),
     "checkpoint": Command("save a running container as images", _CHECKPOINT),
     "create": Command("create a container", _CREATE, in_messages="create failed: "),
     "delete": Command(

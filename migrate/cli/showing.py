@@ -47,7 +47,7 @@ def showing(*, json: bool) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         sink: Sink
         if json:
-            sink = _print_json
+            sink = print_json
         elif sys.stderr.isatty():
             sink = _terminal(stack)
         else:
@@ -57,7 +57,7 @@ def showing(*, json: bool) -> Iterator[None]:
         yield
 
 
-def _print_json(event: Event) -> None:
+def print_json(event: Event) -> None:
     """Print an event as one line."""
     sys.stdout.write(json_format.dumps(as_json(event), separators=(",", ":")) + "\n")
     sys.stdout.flush()

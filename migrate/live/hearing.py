@@ -29,7 +29,7 @@ def findings_of(answer: Any, host: str) -> list[Finding]:
                 host=host,
                 check=str(each["check"]),
                 verdict=each["verdict"] if each["verdict"] in ("ok", "warn") else "refuse",
-                message=f"{host}: {each['message']}",
+                message=str(each["message"]),
                 hint=str(each["hint"]),
             )
             for each in answer

@@ -117,7 +117,8 @@ def _binds(here: HostFacts, needs: Needs) -> Iterator[Finding]:
             yield finding(
                 "mounts",
                 "refuse",
-                f"{source}, which is mounted at {destination} in the container, is not there",
+                f"{source}, which is mounted at {destination} in the container, is not on "
+                f"{here.name}",
                 f"Make it on the destination: {source}.",
             )
         elif os.path.isdir(source) != is_folder:
@@ -132,8 +133,8 @@ def _binds(here: HostFacts, needs: Needs) -> Iterator[Finding]:
             yield finding(
                 "mounts",
                 "warn",
-                f"{source}, mounted at {destination}, is the destination's own: its content "
-                "does not come along",
+                f"{source}, mounted at {destination}, is {here.name}'s own: its content does not "
+                "come along",
                 "Share it between the hosts, or copy it before.",
             )
 

@@ -4,7 +4,7 @@ Lives here: the two calls that look and run the checks, one on each host, and wh
 put between them. Must not live here: the checks: of one host (`machine`), of two
 (`comparison`), of the container where it is (`standing`), of its needs (`demands`), of
 the place it would have (`landing`); how anything is looked at (`host_facts`, `needs`,
-`checkpoint.inspect`, `live.network`). `live` only.
+`subject`). `live` only.
 
     source         needs, findings = look_here(...)
                    outcome = ask(...)
@@ -17,39 +17,20 @@ the thing by its name, and the way out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from migrate.checkpoint.facts import Facts
 from migrate.events import Finding, as_json
 from migrate.live import clocks, comparison, demands, landing, machine, standing
 from migrate.live.hearing import findings_of
 from migrate.live.host_facts import HostFacts, gather
 from migrate.live.needs import Needs, needs_of
-from migrate.live.network.plan import Plan
 from migrate.live.reach import Reached
+from migrate.live.subject import Subject
 from migrate.live.wire import Fields
 from migrate.runtime.state import Store
 
-if TYPE_CHECKING:
-    from migrate.runtime.state import Record
-
 CALL_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """A container that would move, as it was found.
-
-    Attributes:
-        plan: of its network, with the bridges of the host it would go to.
-    """
-
-    record: Record
-    spec: Mapping[str, Any]
-    facts: Facts
-    plan: Plan
 
 
 @dataclass(slots=True)
@@ -136,6 +117,7 @@ def consult(
     *,
     criu: str | None,
     bundle: str,
+    root: str,
     thorough: bool = False,
 ) -> Outcome:
     """Check both sides, for one container or for none.
@@ -144,13 +126,14 @@ def consult(
         subject: the container.
         criu: as given by --criu.
         bundle: path the bundle would have there.
+        root: the state root here.
         thorough: say what `migrate check` says.
 
     Raises:
         TransportError: the link broke.
         ProtocolError: the answer is none.
     """
-    here = gather(criu=criu, bundle=bundle)
+    here = gather(criu=criu, bundle=bundle, root=root)
     needs, findings = look_here(here, subject, thorough=thorough)
     outcome = ask(reached, here, needs, bundle=bundle, thorough=thorough)
     outcome.findings[:0] = findings

@@ -52,6 +52,7 @@ from migrate.live.reach import Reached, Way, measure_round_trips, reach
 from migrate.live.reality import is_alive
 from migrate.live.report import Bytes, Timeline
 from migrate.live.stop_copy import StopCopy
+from migrate.live.subject import Subject
 from migrate.runtime import state
 from migrate.runtime.spec.decoding import decode
 from migrate.runtime.state import Store
@@ -207,10 +208,14 @@ class Migration:
 
     def _check(self, reached: Reached, facts: Facts, spec: Any) -> None:
         """Ask both sides; refuse before anything is touched."""
-        subject = preflight.Subject(
-            record=self.record, spec=spec, facts=facts, plan=self._plan_there()
+        subject = Subject(record=self.record, spec=spec, facts=facts, plan=self._plan_there())
+        outcome = preflight.consult(
+            reached,
+            subject,
+            criu=self.criu,
+            bundle=self._bundle(),
+            root=self.order.store.root,
         )
-        outcome = preflight.consult(reached, subject, criu=self.criu, bundle=self._bundle())
         for finding in outcome.findings:
             emit(finding)
         if outcome.refusals:
