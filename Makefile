@@ -1,6 +1,6 @@
 # Every task of the project. Each does the set-up it needs by itself.
 
-.PHONY: setup demo test lint bench fuzz proto clean
+.PHONY: setup demo test test-oracles lint bench fuzz proto clean
 .NOTPARALLEL:
 
 setup:          ## Debian packages, CRIU, .venv: idempotent
@@ -11,6 +11,10 @@ demo: setup     ## two hosts on this machine, a container moves between them
 
 test: setup     ## lint, types, layers and every test
 	@scripts/test
+
+test-oracles: setup ## the runtime's conformance tests, asked of runc and of crun
+	@RUNTIME=runc .venv/bin/python -m pytest tests/oci
+	@RUNTIME=crun .venv/bin/python -m pytest tests/oci
 
 lint: setup     ## ruff, mypy --strict, import-linter
 	@scripts/lint

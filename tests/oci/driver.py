@@ -50,9 +50,20 @@ def runtime_command() -> str:
     return os.environ.get("RUNTIME") or str(PROJECT / ".venv" / "bin" / "migrate")
 
 
-def is_runc() -> bool:
-    """Whether the runtime under test is the reference."""
-    return os.path.basename(runtime_command()) == "runc"
+def oracle() -> str | None:
+    """The reference under test, `runc` or `crun`; None for the project's own runtime."""
+    name = os.path.basename(runtime_command())
+    return name if name in {"runc", "crun"} else None
+
+
+def is_oracle() -> bool:
+    """Whether the runtime under test is a reference, which need not say what ours says."""
+    return oracle() is not None
+
+
+def says_unknown(error: str) -> bool:
+    """Whether an error says of an id that there is none; crun has words of its own for it."""
+    return "does not exist" in error or (oracle() == "crun" and "No such file" in error)
 
 
 def eventually(condition: Callable[[], T], what: str = "", *, within: float = 10.0) -> T:
@@ -382,6 +393,17 @@ def status_fields(text: str) -> dict[str, str]:
     """A /proc/PID/status as a mapping."""
     pairs = (line.partition(":") for line in text.splitlines())
     return {key: value.strip() for key, _, value in pairs}
+
+
+def stray_signals(fields: Mapping[str, str]) -> dict[str, str]:
+    """The masks of signals in a process's status that are not clean, by name.
+
+    A reference hands on what its caller ignores, such as the two signals make does.
+    """
+    callers = Path("/proc/self/status").read_text() if is_oracle() else "SigIgn: 0"
+    ignored = int(status_fields(callers)["SigIgn"], 16)
+    names = ("SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt")
+    return {name: fields[name] for name in names if int(fields[name], 16) & ~ignored}
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from .driver import (
     eventually,
     is_alive,
     killed_at_end,
+    says_unknown,
     status_fields,
     wait_for_death,
 )
@@ -39,7 +40,7 @@ def test_a_container_whose_process_ended_is_stopped_and_has_no_pid(runtime: Runt
     container.wait_until("stopped")
     assert container.pid == 0
     container("delete")
-    assert "does not exist" in runtime.refuses("state", container.id)
+    assert says_unknown(runtime.refuses("state", container.id))
 
 
 def test_the_process_becomes_a_child_of_the_caller(runtime: Runtime) -> None:
@@ -88,7 +89,7 @@ def test_start_is_refused_for_a_paused_container(runtime: Runtime) -> None:
 def test_a_command_on_an_unknown_id_says_that_it_does_not_exist(
     runtime: Runtime, verb: str
 ) -> None:
-    assert "does not exist" in runtime.refuses(verb, "oci-nobody")
+    assert says_unknown(runtime.refuses(verb, "oci-nobody"))
 
 
 def test_an_id_that_is_taken_is_refused_and_its_container_untouched(runtime: Runtime) -> None:

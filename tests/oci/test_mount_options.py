@@ -312,16 +312,16 @@ def test_a_remount_of_nothing_is_refused(runtime: Runtime) -> None:
     assert "/home" in error
 
 
-@pytest.mark.parametrize(
-    "word",
-    sorted(WORDS),
-)
+@pytest.mark.parametrize("word", sorted(WORDS))
 def test_every_word_of_the_spec_is_carried_out_or_known(
     runtime: Runtime, source: Path, word: str
 ) -> None:
     for mount in (tmpfs(word), bind(source, "rbind", word)):
         assert runtime.shell("echo up", change=with_mounts(mount)) == "up\n"
-    assert word in json.loads(runtime.ok("features").out)["mountOptions"]
+
+
+def test_features_name_every_word_of_the_spec(runtime: Runtime) -> None:
+    assert set(json.loads(runtime.ok("features").out)["mountOptions"]) >= set(WORDS)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from .driver import Config, Runtime, eventually, is_runc, killed_at_end
+from .driver import Config, Runtime, eventually, is_oracle, killed_at_end
 
 HEADER = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
@@ -157,4 +157,4 @@ def test_features_tell_what_the_runtime_can(runtime: Runtime) -> None:
     assert "bind" in features["mountOptions"]
     assert "pid" in features["linux"]["namespaces"]
     assert "createRuntime" in features["hooks"]
-    assert is_runc() or "CAP_KILL" in features["linux"]["capabilities"]
+    assert is_oracle() or "CAP_KILL" in features["linux"]["capabilities"]
