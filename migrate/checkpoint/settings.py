@@ -35,6 +35,13 @@ def obstacles(spec: Mapping[str, Any]) -> Iterator[Obstacle]:
             what=f"network device {name} was moved into the container and cannot follow",
             hint="Take it out of $.linux.netDevices and make the container anew.",
         )
+    if asked := _asked_outside(linux.get("seccomp") or {}):
+        yield Obstacle(
+            verdict="refuse",
+            what=f"an agent outside answers for system calls of the container ({asked}), and its "
+            "listener cannot follow",
+            hint="Take SCMP_ACT_NOTIFY out of $.linux.seccomp and make the container anew.",
+        )
     forgotten = (
         ("$.process.ioPriority", (spec.get("process") or {}).get("ioPriority")),
         ("$.linux.memoryPolicy", linux.get("memoryPolicy")),
@@ -47,3 +54,13 @@ def obstacles(spec: Mapping[str, Any]) -> Iterator[Obstacle]:
                 what=f"{path} holds until the container moves or is restored, not beyond",
                 hint="Set it again from outside, as ionice(1) and the like do.",
             )
+
+
+def _asked_outside(seccomp: Mapping[str, Any]) -> str:
+    """Return the names of the calls that are asked about, see seccomp_unotify(2).
+
+    CRIU brings the filter back without its listener; each such call then fails by ENOSYS.
+    """
+    rules = seccomp.get("syscalls") or ()
+    asking = (rule["names"] for rule in rules if rule["action"] == "SCMP_ACT_NOTIFY")
+    return ", ".join(dict.fromkeys(name for names in asking for name in names))

@@ -9,9 +9,13 @@ import pytest
 from migrate.checkpoint.inspect import binds
 from migrate.checkpoint.settings import obstacles
 from tests.checkpoint.conftest import Maker
+from tests.oci.seccomp import Agent, profile, rule
 from tests.support.bundle import Config
 
 BIND = {"destination": "/x", "type": "bind", "source": "/y"}
+ASKING = profile(
+    "ALLOW", rule("ERRNO", "umask"), rule("NOTIFY", "mkdir", "mknod"), rule("NOTIFY", "mkdir")
+)
 IDS = [{"containerID": 0, "hostID": 1000, "size": 1}]
 
 
@@ -22,6 +26,7 @@ IDS = [{"containerID": 0, "hostID": 1000, "size": 1}]
         ({"mounts": [{**BIND, "options": ["bind", "ridmap"]}]}, "refuse", "mount /x maps ids"),
         ({"mounts": [{**BIND, "uidMappings": IDS}]}, "refuse", "mount /x maps ids"),
         ({"linux": {"netDevices": {"eth7": {}}}}, "refuse", "network device eth7"),
+        ({"linux": {"seccomp": ASKING}}, "refuse", "(mkdir, mknod)"),
         ({"linux": {"memoryPolicy": {"mode": "MPOL_BIND"}}}, "warn", "$.linux.memoryPolicy"),
         ({"linux": {"intelRdt": {"closID": "a"}}}, "warn", "$.linux.intelRdt"),
         ({"process": {"ioPriority": {"class": "IOPRIO_CLASS_IDLE"}}}, "warn", "ioPriority"),
@@ -35,7 +40,8 @@ def test_what_does_not_come_back_is_said(spec: dict[str, Any], verdict: str, sai
 
 
 def test_an_ordinary_configuration_has_nothing_of_it() -> None:
-    spec = {"mounts": [{**BIND, "options": ["rbind", "ro"]}], "linux": {}, "process": {}}
+    filtered = {"seccomp": profile("ALLOW", rule("ERRNO", "umask"), listenerPath="/nobody")}
+    spec = {"mounts": [{**BIND, "options": ["rbind", "ro"]}], "linux": filtered, "process": {}}
     assert list(obstacles(spec)) == []
 
 
@@ -57,3 +63,17 @@ def test_a_checkpoint_that_would_lose_a_map_of_ids_is_refused_and_it_runs_on(box
     assert made.checkpoint(check=False) == 1
     assert "mount /mnt maps ids" in made.said
     assert made.status == "running"
+
+
+@pytest.mark.criu
+def test_a_container_whose_calls_an_agent_answers_is_refused_and_it_runs_on(box: Maker) -> None:
+    with Agent() as agent:
+        asking = profile("ALLOW", rule("NOTIFY", "mkdir"), listenerPath=agent.path)
+        made = box("sleep", "1000", change=lambda config: config["linux"].update(seccomp=asking))
+        made.start()
+        agent.receive()
+        assert made.checkpoint(check=False) == 1
+        assert "an agent outside answers for system calls of the container (mkdir)" in made.said
+        assert "SCMP_ACT_NOTIFY" in made.said
+        assert not made.images.exists()
+        assert made.status == "running"
