@@ -77,7 +77,7 @@ def read_descriptors(pids: Iterable[int], names: Mapping[int, str]) -> Descripto
             elif file.link.startswith("socket:["):
                 found.sockets.setdefault(int(file.link[8:-1]), pid)
             elif file.link.startswith("anon_inode:"):
-                _note_anon_inode(found, file, names[pid])
+                _note_anon_inode(found, file, pid, names[pid])
             elif file.link.startswith("/"):
                 if file.mount_id in inner_mounts or file.link.startswith("/memfd:"):
                     _note_inner(found, file, names[pid])
@@ -148,8 +148,8 @@ def _note_inner(found: Descriptors, file: procfs.OpenFile, name: str) -> None:
             )
 
 
-def _note_anon_inode(found: Descriptors, file: procfs.OpenFile, name: str) -> None:
-    """Refuse the kernel objects that CRIU cannot dump."""
+def _note_anon_inode(found: Descriptors, file: procfs.OpenFile, pid: int, name: str) -> None:
+    """Refuse the kernel objects that CRIU cannot dump, or changes."""
     kind = file.link.removeprefix("anon_inode:").strip("[]")
     if kind not in _CARRIED_ANON_INODES:
         found.obstacles.append(
@@ -159,6 +159,24 @@ def _note_anon_inode(found: Descriptors, file: procfs.OpenFile, name: str) -> No
                 hint="CRIU cannot carry it; turn its use off in the program's configuration.",
             )
         )
+    elif kind == "eventfd" and _is_semaphore(pid, file.number):
+        found.obstacles.append(
+            Obstacle(
+                verdict="refuse",
+                what=f"process {name} has a semaphore (eventfd) open as {file.number}, which "
+                "would come back as a plain counter",
+                hint="CRIU forgets EFD_SEMAPHORE; turn its use off in the program's configuration.",
+            )
+        )
+
+
+def _is_semaphore(pid: int, number: int) -> bool:
+    """Tell whether a read of an eventfd takes one off, see EFD_SEMAPHORE in eventfd(2)."""
+    try:
+        lines = procfs.read(f"/proc/{pid}/fdinfo/{number}").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return any(line.split() == ["eventfd-semaphore:", "1"] for line in lines)
 
 
 def _note_unknown(found: Descriptors, file: procfs.OpenFile, name: str) -> None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from migrate.checkpoint import failure, options, reopening, sleepers, version
+from migrate.checkpoint import failure, options, reopening, scheduling, sleepers, stopped, version
 from migrate.checkpoint.facts import Facts
 from migrate.checkpoint.fence import Fence
 from migrate.checkpoint.images import ImageDirectory, Manifest
@@ -79,6 +79,8 @@ class Dump:
         self.fence = Fence(cgroup, request.timeout_seconds)
         self.manifest: Manifest | None = None
         self.freeze_began = 0.0
+        self._cgroup = cgroup
+        self._has_stopped = False
         self._facts = facts
         self._request = request
         self._images = images
@@ -115,10 +117,15 @@ class Dump:
             Exception: what a handler or the page sink raised. The same.
         """
         theirs = dict(handlers or {})
+        self._has_stopped = any(stopped.stopped(self._cgroup))
+        if self.fence.was_frozen:
+            stopped.refuse_frozen(self._cgroup)
 
         def freeze(notification: Notification) -> bool:
             self.freeze_began = time.monotonic()
-            self.fence.freeze()
+            if not self._has_stopped:
+                self.fence.freeze()
+                stopped.refuse_frozen(self._cgroup)
             return theirs.get("pre-dump", _agree)(notification)
 
         def hold(notification: Notification) -> bool:
@@ -126,6 +133,7 @@ class Dump:
             memory = self._pages.finish() if self._pages else None
             sleepers.let_sleep_on(self._images, self._core_message)
             reopening.let_reopen(self._images, self._file_message)
+            scheduling.write_down(self._images, self._cgroup)
             self.manifest = self._sign_off(memory)
             return theirs.get("post-dump", _agree)(notification)
 
@@ -185,7 +193,8 @@ class Dump:
         message.images_dir_fd = self._images.descriptor
         message.work_dir_fd = self._work_descriptor
         message.log_file = LOG_NAME
-        message.freeze_cgroup = self.fence.directory
+        if not self._has_stopped:
+            message.freeze_cgroup = self.fence.directory
         if self._pages:
             message.ps.fd = self._pages.descriptor
         if self._lazy:

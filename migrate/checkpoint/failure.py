@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 from migrate.errors import CriuError
 
-_ERROR = re.compile(r"^\([\d.]+\)\s*(?:\d+: )?Error \([^)]*\): (.*)$")
+# Times are there from log level 3 on.
+_ERROR = re.compile(r"^(?:\([\d.]+\))?\s*(?:\d+: )?Error \([^)]*\): (.*)$")
 _LOG_TAIL_BYTES = 1 << 20
 
 # Logged by runs that succeed, or said again, less well, after the cause.
@@ -87,6 +88,12 @@ _CAUSES = (
         r"In-flight connection|In-flight connections",
         "a TCP connection is only half accepted",
         "Try again, or drop such connections with --tcp-skip-in-flight.",
+    ),
+    _cause(
+        r"Non-empty write queue on an in-flight socket",
+        "somebody has connected to a UNIX socket in the container and has sent already, and the "
+        "connection is not accepted yet",
+        "Try again, or see why the listener accepts nothing.",
     ),
     _cause(
         r"Some file locks are hold",

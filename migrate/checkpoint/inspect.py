@@ -106,6 +106,7 @@ def _inspect(pid: int, record: Mapping[str, Any], spec: Mapping[str, Any]) -> Fa
             *socket_obstacles,
             *_strangers(record["cgroup"], pids),
             *_mapped(pids, names),
+            *_inner_namespaces(pids, names),
             *_of_others(pids, names),
         ),
     )
@@ -360,6 +361,25 @@ def _mapped(pids: Iterable[int], names: Mapping[int, str]) -> list[Obstacle]:
                 for name in sorted(procfs.mapped_names(pid))
                 if name.startswith(_UNCARRIED_MAPPINGS)
             ]
+    return found
+
+
+def _inner_namespaces(pids: list[int], names: Mapping[int, str]) -> list[Obstacle]:
+    """Return the processes in namespaces below the container's that CRIU cannot make again."""
+    found = []
+    for kind in ("pid", "user"):
+        own = os.stat(f"/proc/{pids[0]}/ns/{kind}").st_ino
+        for pid in pids[1:]:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if os.stat(f"/proc/{pid}/ns/{kind}").st_ino != own:
+                    found.append(
+                        Obstacle(
+                            verdict="refuse",
+                            what=f"process {names[pid]} is in a {kind} namespace of its own",
+                            hint="CRIU carries one level of them; end what runs in it first.",
+                        )
+                    )
+                    break
     return found
 
 

@@ -1,6 +1,6 @@
-"""Letting files be opened again that CRIU would refuse to.
+"""Letting files be opened again that CRIU would refuse to, or not set going again.
 
-Lives here: the one change made to CRIU's image of open files. Must not live here: when
+Lives here: the changes made to CRIU's image of open files. Must not live here: when
 it is made (`dump`). May be imported by `checkpoint` only.
 
 CRIU opens a file again with the flags its description has. Two of them say how a name
@@ -12,6 +12,10 @@ has such a file as its standard output.
 And it refuses a file whose size or mode is not what it was. For the container's files
 that is right; but a log file of the host belongs to whoever restores, who gives
 another, or /dev/null on another host.
+
+A timer descriptor that goes off again and again, and has gone off unread, shows nothing
+left until its next time: the read starts it again (fs/timerfd.c). CRIU takes that for a
+timer that is not set, and it would never go off again. So a nanosecond is left.
 """
 
 from __future__ import annotations
@@ -54,14 +58,16 @@ def let_reopen(images: ImageDirectory, message: type[Any]) -> None:
 
 
 def _reopenable(content: bytes, message: type[Any]) -> bytes:
-    """Return the image with its regular files as they can be opened."""
+    """Return the image with its files as they can be opened, and its timers set."""
     parts = [content[:_MAGICS_BYTES]]
     at = _MAGICS_BYTES
     while at < len(content):
         (size,) = _SIZE.unpack_from(content, at)
         end = at + _SIZE.size + size
         entry = message.FromString(content[at + _SIZE.size : end])
-        if entry.HasField("reg") and _changed(entry.reg):
+        if (entry.HasField("reg") and _changed(entry.reg)) or (
+            entry.HasField("tfd") and _set_going(entry.tfd)
+        ):
             encoded = entry.SerializeToString()
             parts += [_SIZE.pack(len(encoded)), encoded]
         else:
@@ -79,6 +85,15 @@ def _changed(file: Any) -> bool:
     if file.ext:  # outside the container, given by whoever restores
         file.ClearField("size")
         file.ClearField("mode")
+    return True
+
+
+def _set_going(timer: Any) -> bool:
+    """Set a timer that went off unread and has an interval; tell whether it is one."""
+    has_interval = timer.isec or timer.insec
+    if not has_interval or not timer.ticks or timer.vsec or timer.vnsec:
+        return False
+    timer.vnsec = 1
     return True
 
 

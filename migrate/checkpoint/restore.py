@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from migrate.checkpoint import failure, options, version
+from migrate.checkpoint import failure, options, scheduling, version
 from migrate.checkpoint.facts import Facts
 from migrate.checkpoint.gate import Gate
 from migrate.checkpoint.images import ImageDirectory
@@ -206,6 +206,12 @@ class Restore:
             theirs = handlers.get("pre-resume")
             return theirs is None or theirs(notification)
 
+        def held(notification: Notification) -> bool:
+            self._pid = notification.pid or self._pid
+            scheduling.give_back(self._images, self._pid)
+            theirs = handlers.get("post-restore")
+            return theirs is None or theirs(notification)
+
         def terminal(notification: Notification) -> bool:
             if self._on_terminal is not None:
                 self._on_terminal(notification.take())
@@ -214,7 +220,7 @@ class Restore:
         return {
             **handlers,
             "setup-namespaces": noting("setup-namespaces"),
-            "post-restore": noting("post-restore"),
+            "post-restore": held,
             "pre-resume": letting_go,
             "orphan-pts-master": terminal,
         }

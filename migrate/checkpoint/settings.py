@@ -43,7 +43,6 @@ def obstacles(spec: Mapping[str, Any]) -> Iterator[Obstacle]:
             hint="Take SCMP_ACT_NOTIFY out of $.linux.seccomp and make the container anew.",
         )
     forgotten = (
-        ("$.process.ioPriority", (spec.get("process") or {}).get("ioPriority")),
         ("$.linux.memoryPolicy", linux.get("memoryPolicy")),
         ("$.linux.intelRdt", linux.get("intelRdt")),
     )

@@ -29,11 +29,12 @@ def request_for(facts: Facts, *, has_links: bool) -> Request:
     """Return what both sides ask of CRIU.
 
     The network is made over there before, whoever made it here; and packets are kept
-    away by the links, unless some never meet one.
+    away by the links, unless some never meet one. Only where the container has a user
+    namespace CRIU makes it: that one must own it, and is made by CRIU, too.
     """
     has_loopback = any(each.is_loopback for each in facts.connections)
     return Request(
-        network=None if facts.network.kind == "host" else "external",
+        network=None if facts.network.kind == "host" or facts.user_namespace else "external",
         network_lock="skip" if has_links and not has_loopback else None,
         log_level=LOG_LEVEL,
     )

@@ -51,8 +51,25 @@ def _of_container(facts: Facts, plan: Plan) -> Iterator[Finding]:
         )
     for each in facts.stdio:
         yield from _stdio(each)
+    for lock in facts.file_locks:
+        if lock.startswith("LEASE"):
+            yield finding(
+                "locks",
+                "refuse",
+                f"a process of the container has a lease on a file ({lock})",
+                "Its files are read while it runs, which takes the lease from it: let it give "
+                "the lease up first.",
+            )
     if facts.network.kind != "host":
         yield from _sharers(facts)
+    if facts.user_namespace and (facts.network.kind == "joined" or plan.interfaces):
+        what = "joins a network namespace" if facts.network.kind == "joined" else "has a link"
+        yield finding(
+            "network",
+            "refuse",
+            f"the container has a user namespace and {what}, which cannot be made for it there",
+            "Leave out one of the two, $.linux.namespaces user or the network.",
+        )
     if facts.network.kind == "host":
         for connection in facts.connections:
             yield from _host_connection(connection)
@@ -67,9 +84,10 @@ def _of_container(facts: Facts, plan: Plan) -> Iterator[Finding]:
 def _sharers(facts: Facts) -> Iterator[Finding]:
     """Who else is in the container's network namespace: it moves away under them."""
     inside = _namespace(facts.pid, "pid")
+    own = {each.pid for each in facts.processes}
     for name in os.listdir("/proc"):
         if name.isdigit() and _namespace(name, "net") == facts.network.inode:
-            if _namespace(name, "pid") == inside:
+            if _namespace(name, "pid") == inside or int(name) in own:
                 continue
             try:
                 with open(f"/proc/{name}/comm", encoding="utf-8", errors="replace") as file:

@@ -26,6 +26,7 @@ _PTRACE = 101 if _IS_X86 else 117
 _BPF = 321 if _IS_X86 else 280
 _SECCOMP = 317 if _IS_X86 else 277
 _IOPRIO_SET = 251 if _IS_X86 else 30
+_IOPRIO_GET = 252 if _IS_X86 else 31
 _PERSONALITY = 135 if _IS_X86 else 92
 _SCHED_SETATTR = 314 if _IS_X86 else 274
 _SET_MEMPOLICY = 238 if _IS_X86 else 237
@@ -200,6 +201,19 @@ def ioprio_set(which: int, who: int, priority: int) -> None:
         KernelError: EPERM for the real-time class without CAP_SYS_ADMIN or CAP_SYS_NICE.
     """
     call(syscall, "ioprio_set", who, _IOPRIO_SET, which, who, priority)
+
+
+def ioprio_get(which: int, who: int) -> int:
+    """Return the I/O priority of a process, see ioprio_get(2).
+
+    Args:
+        which: IOPRIO_WHO_PROCESS, 1.
+        who: thread.
+
+    Raises:
+        KernelError: ESRCH where it has ended.
+    """
+    return call(syscall, "ioprio_get", who, _IOPRIO_GET, which, who)
 
 
 def personality(persona: int) -> None:

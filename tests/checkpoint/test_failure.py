@@ -60,6 +60,12 @@ def test_an_unknown_cause_is_the_first_error_that_is_no_noise(tmp_path: Path) ->
     assert message.endswith(": the moon is full")
 
 
+def test_a_log_without_times_is_read_as_well(tmp_path: Path) -> None:
+    log = tmp_path / "dump.log"
+    log.write_text("Error (criu/sk-unix.c:506): unix: Non-empty write queue on an in-flight socket")
+    assert "is not accepted yet" in explain("checkpoint", "a", str(log), "no").message
+
+
 def test_harmless_lines_are_no_cause(tmp_path: Path) -> None:
     message, _ = said(tmp_path)
     assert message.endswith(": fallback")

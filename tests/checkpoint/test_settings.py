@@ -29,7 +29,6 @@ IDS = [{"containerID": 0, "hostID": 1000, "size": 1}]
         ({"linux": {"seccomp": ASKING}}, "refuse", "(mkdir, mknod)"),
         ({"linux": {"memoryPolicy": {"mode": "MPOL_BIND"}}}, "warn", "$.linux.memoryPolicy"),
         ({"linux": {"intelRdt": {"closID": "a"}}}, "warn", "$.linux.intelRdt"),
-        ({"process": {"ioPriority": {"class": "IOPRIO_CLASS_IDLE"}}}, "warn", "ioPriority"),
     ],
 )
 def test_what_does_not_come_back_is_said(spec: dict[str, Any], verdict: str, said: str) -> None:
