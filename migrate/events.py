@@ -86,6 +86,61 @@ class Checked(Event):
 
 
 @dataclass(slots=True, kw_only=True)
+class Placed(Event):
+    """Where `migrate drain` will move a container.
+
+    Attributes:
+        destination: as the user named it, or "" for nowhere; then reason says why.
+    """
+
+    container: str
+    destination: str
+    reason: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Relayed(Event):
+    """An event of one of several migrations.
+
+    Attributes:
+        happened: the event, as `as_json` wrote it.
+    """
+
+    container: str
+    happened: dict[str, Any]
+
+
+Result = Literal["moved", "refused", "failed", "interrupted", "undecided", "lost", "not begun"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Departed(Event):
+    """How one of several migrations ended.
+
+    Attributes:
+        destination: as the user named it, or "".
+        reason: why it did not move, "" where it did; hint: what to do about it.
+        downtime_seconds, total_seconds: of its report, where there is one.
+    """
+
+    container: str
+    destination: str
+    result: Result
+    reason: str = ""
+    hint: str = ""
+    downtime_seconds: float | None = None
+    total_seconds: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Drained(Event):
+    """The end of `migrate drain`: how each container fared, and how long it took."""
+
+    departed: list[Departed]
+    total_seconds: float
+
+
+@dataclass(slots=True, kw_only=True)
 class Log(Event):
     """A line for people that fits nowhere else."""
 

@@ -163,21 +163,32 @@ _REACH = (
     Option("connect-timeout", "how long to try to connect", DURATION, 15.0, "DURATION"),
 )
 
+_BRIDGE = Option(
+    "bridge",
+    "a bridge the container is on, and the one that stands for it on the other host",
+    LIST,
+    None,
+    "HERE=THERE",
+)
 _WHERE = (
     Option("to", "the other host, as ssh names it", TEXT, "", "[USER@]HOST[:PORT]"),
     Option(
         "bundle b", "where the bundle is on the other host, as here if not given", TEXT, "", "DIR"
     ),
-    Option(
-        "bridge",
-        "a bridge the container is on, and the one that stands for it on the other host",
-        LIST,
-        None,
-        "HERE=THERE",
-    ),
+    _BRIDGE,
     *_REACH,
 )
-_LIVE = (*_WHERE, _JOURNAL, _JSON)
+# How one migration is done; `drain` hands these on to each of its own.
+_MANNER = (_JOURNAL,)
+_LIVE = (*_WHERE, *_MANNER, _JSON)
+_DRAIN = (
+    Option("to", "the other hosts, as ssh names them", TEXT, "", "HOST[,HOST...]"),
+    Option("parallel", "how many move at the same time, at most", NUMBER, 2, "N"),
+    _BRIDGE,
+    *_REACH,
+    *_MANNER,
+    _JSON,
+)
 
 COMMANDS = {
     "check": Command(
@@ -267,6 +278,21 @@ COMMANDS = {
         "move a running container to another host",
         _LIVE,
         details="The other host needs SSH and this program, and nothing that listens.",
+    ),
+    "drain": Command(
+        "move every container of this host to other hosts",
+        _DRAIN,
+        arguments="",
+        least=0,
+        most=0,
+        details="Every running or paused container below --root is looked at, and every host is "
+        "asked about each, as `check` does. The largest choose first, each the host about which "
+        "least would change for it, and of those the one with most memory left.\n\nEach then "
+        "moves as by `live`, --parallel of them at a time; one that fails stops no other. Ctrl-C "
+        "ends it at the next safe point: nothing more begins, what has not been committed rolls "
+        "back and runs on here, and the rest is finished.\n\nThe exit status is 0 where all have "
+        "moved, 1 where one has not, 4 where it is not known of one (see `recover`), and 5 where "
+        "one is lost.",
     ),
     "recover": Command(
         "settle a migration that was cut off, from the journals of both hosts",

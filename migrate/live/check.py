@@ -50,7 +50,7 @@ def check(order: Order) -> bool:
     """
     found = None
     if order.container_id is not None:
-        found = subject.find(order.store, order.container_id, order.bridges)
+        found = subject.find(order.store, order.container_id).with_bridges(order.bridges)
     bundle = order.bundle or (found.record["bundle"] if found else "/")
     destination = ""
     if order.way is None:

@@ -49,7 +49,8 @@ class HostFacts:
         apparmor_profiles: loaded ones.
         memory_bytes: available.
         huge_pages: free ones, by their size in kB.
-        disk_bytes: free where the bundle goes.
+        disk: where the bundle goes: the number of its file system.
+        disk_bytes: free there.
         disk_files: how many more can be made there; -1 where there is no limit.
         state_bytes: free where the state root is.
         pipe_max_bytes: largest pipe without CAP_SYS_RESOURCE.
@@ -85,6 +86,7 @@ class HostFacts:
     apparmor_profiles: list[str] = field(default_factory=list)
     memory_bytes: int = 0
     huge_pages: dict[str, int] = field(default_factory=dict)
+    disk: str = ""
     disk_bytes: int = 0
     disk_files: int = -1
     state_bytes: int = 0
@@ -152,6 +154,7 @@ def gather(*, criu: str | None, bundle: str, root: str = "/run") -> HostFacts:
         is_root=os.geteuid() == 0,
     )
     facts.cpu_vendor, facts.cpu_name, facts.cpu_flags = kernel_facts.processor()
+    facts.disk = kernel_facts.filesystem_of(bundle)
     facts.disk_bytes, facts.disk_files = kernel_facts.room(bundle)
     facts.bridges, facts.slow_bridges = _bridges()
     try:

@@ -115,14 +115,27 @@ def open_files_left() -> int:
 
 def room(path: str) -> tuple[int, int]:
     """Return bytes and files that fit where a path is or would be; (0, -1) if unknown."""
-    while not os.path.exists(path) and path not in {"", "/"}:
-        path = os.path.dirname(path)
     try:
-        status = os.statvfs(path or "/")
+        status = os.statvfs(_nearest(path))
     except OSError:
         return 0, -1
     files = status.f_favail if status.f_files else -1
     return status.f_bavail * status.f_frsize, files
+
+
+def filesystem_of(path: str) -> str:
+    """Return the number of the file system a path is or would be on; "" if unknown."""
+    try:
+        return str(os.stat(_nearest(path)).st_dev)
+    except OSError:
+        return ""
+
+
+def _nearest(path: str) -> str:
+    """Return the path, or the nearest folder above it that is there."""
+    while not os.path.exists(path) and path not in {"", "/"}:
+        path = os.path.dirname(path)
+    return path or "/"
 
 
 def lines(path: str) -> list[str]:

@@ -17,7 +17,7 @@ the thing by its name, and the way out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from migrate.events import Finding, as_json
@@ -33,18 +33,12 @@ from migrate.runtime.state import Store
 CALL_SECONDS = 60.0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """What both sides say.
+    """What was found, and the destination."""
 
-    Attributes:
-        there: the destination; None until it has answered.
-        needs: the container's; None where there is none.
-    """
-
-    findings: list[Finding] = field(default_factory=list)
-    there: HostFacts | None = None
-    needs: Needs | None = None
+    findings: list[Finding]
+    there: HostFacts
 
     @property
     def refusals(self) -> list[Finding]:
@@ -108,7 +102,7 @@ def ask(
         there=there.name,
         has_own_clocks=None if needs is None else needs.has_own_clocks,
     )
-    return Outcome(findings, there, needs)
+    return Outcome(findings, there)
 
 
 def consult(

@@ -7,7 +7,7 @@ Lives here: from an id to what the checks need. Must not live here: the checks
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from migrate.checkpoint.facts import Facts
@@ -44,16 +44,21 @@ class Subject:
         """Return the bridges its links are ports of."""
         return {each.host.bridge for each in self.plan.interfaces} - {""}
 
+    def with_bridges(self, bridges: Mapping[str, str]) -> Subject:
+        """Return it for a host on which other bridges stand for its own.
 
-def find(store: Store, container_id: str, bridges: Mapping[str, str]) -> Subject:
+        Raises:
+            NetworkError: it is not on one of them.
+        """
+        return replace(self, plan=self.plan.with_bridges(bridges))
+
+
+def find(store: Store, container_id: str) -> Subject:
     """Look at a container.
-
-    Args:
-        bridges: those it is on, and what stands for them over there.
 
     Raises:
         WrongStatus: it neither runs nor is paused.
-        NetworkError: it is on none of the bridges, or its network cannot be read.
+        NetworkError: its network cannot be read.
         StateError: it is not there, or ended meanwhile.
     """
     record = store.load(container_id)
@@ -69,4 +74,4 @@ def find(store: Store, container_id: str, bridges: Mapping[str, str]) -> Subject
     sysctls = (spec.get("linux") or {}).get("sysctl") or {}
     network = facts.network
     plan = describe(facts.pid, network.kind, path=network.path, more_sysctls=sysctls)
-    return Subject(record=record, spec=spec, facts=facts, plan=plan.with_bridges(bridges))
+    return Subject(record=record, spec=spec, facts=facts, plan=plan)

@@ -19,7 +19,7 @@ box = boxes.box  # the fixture
 
 
 def needs(made: Box) -> Needs:
-    found = subject.find(made.store, made.id, {})
+    found = subject.find(made.store, made.id)
     return needs_of(found.record, found.spec, found.facts, found.plan)
 
 

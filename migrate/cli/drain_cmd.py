@@ -1,0 +1,104 @@
+"""`migrate drain`: move every container of this host to others.
+
+Lives here: from options to an order, and the words of each migration's own command
+line. Must not live here: how it is shown (`draining`). Imported by `program` only.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from migrate.cli.command import DURATION, FLAG, LIST, Call
+from migrate.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from migrate.events import Departed
+
+# What `drain` says itself to each `live`.
+_OWN = ("to", "bridge", "json")
+_STATUSES = {"moved": 0, "undecided": 4, "lost": 5}
+
+
+def run(call: Call) -> int:
+    """Move them; return the exit status."""
+    from dataclasses import replace
+
+    from migrate.cli.draining import showing_many
+    from migrate.cli.live_cmd import bridges, way
+    from migrate.live.drain import Order, drain
+
+    if call.number("parallel") < 1:
+        raise UsageError(
+            f"invalid value for --parallel: {call.number('parallel')}", "Write 1 or more."
+        )
+    first = way(call, "")
+    order = Order(
+        store=call.store,
+        ways=[replace(first, target=target) for target in _targets(call)],
+        criu=str(call.globals["criu"] or "") or None,
+        bridges=bridges(call),
+        parallel=call.number("parallel"),
+        command=_program(call),
+        arguments=lambda name, target, concerned: _words(call, name, target, concerned),
+    )
+    with showing_many(json=call.has("json")):
+        return status_of(drain(order))
+
+
+def status_of(departed: list[Departed]) -> int:
+    """Return the exit status: that of the worst."""
+    return max((_STATUSES.get(each.result, 1) for each in departed), default=0)
+
+
+def _targets(call: Call) -> list[str]:
+    """Return the hosts of --to.
+
+    Raises:
+        UsageError: there is none, one is not written as a host, or one comes twice.
+    """
+    from migrate.transport.ssh import Target
+
+    targets = [each for each in call.text("to").split(",") if each]
+    if not targets:
+        raise UsageError(
+            "drain needs hosts to move to", "Write `migrate drain --to HOST[,HOST...]`."
+        )
+    for at, each in enumerate(targets):
+        Target.parse(each)
+        if each in targets[:at]:
+            raise UsageError(f"--to names {each} twice", "Name each host once.")
+    return targets
+
+
+def _program(call: Call) -> list[str]:
+    """Return how this program was called, up to the options before the command."""
+    own = len(sys.orig_argv) - len(sys.argv) + 1
+    words = [sys.executable, *sys.orig_argv[1:own]]
+    for name in ("root", "criu"):
+        if call.globals[name]:
+            words += [f"--{name}", str(call.globals[name])]
+    return words
+
+
+def _words(call: Call, name: str, target: str, concerned: Mapping[str, str]) -> list[str]:
+    """Return the words of one migration, the options that `live` has, too, handed on."""
+    from migrate.cli.options import COMMANDS
+
+    words = ["live", name, "--to", target, "--json"]
+    for here, there in concerned.items():
+        words += ["--bridge", f"{here}={there}"]
+    for option in COMMANDS["live"].options:
+        key = option.names[0]
+        value = call.options.get(key, option.default)
+        if key in _OWN or value == option.default:
+            continue
+        if option.kind == FLAG:
+            words.append(f"--{key}={'true' if value else 'false'}")
+        elif option.kind == LIST and isinstance(value, list):
+            words += [word for each in value for word in (f"--{key}", each)]
+        else:
+            words += [f"--{key}", f"{value}s" if option.kind == DURATION else str(value)]
+    return words
