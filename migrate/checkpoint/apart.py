@@ -1,8 +1,8 @@
 """Memory that does not go through CRIU's restore: written into the held processes.
 
 Lives here: which memory that is, and how it gets to its place. Must not live here: the
-stream it came by (`page_store`), when (`live.incoming`). May be imported by `checkpoint`
-and `live`.
+stream it came by (`page_store`, `address_store`), when (`live.incoming`). May be imported
+by `checkpoint` and `live`.
 
 CRIU reads a process's pages from a file into memory, and the file stays: twice the
 memory, and in a virtual machine, whose host has to find it, most of the time a container
@@ -19,6 +19,7 @@ them writes.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 import threading
@@ -29,9 +30,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from migrate import syscalls
+from migrate.checkpoint import procfs
+from migrate.checkpoint.address_store import AddressStore
 from migrate.checkpoint.images import ImageDirectory
+from migrate.checkpoint.left_out import lists_of_pages
 from migrate.checkpoint.page_store import Stored, write_pagemap
-from migrate.checkpoint.pages import PAGE_SHIFT, PE_PRESENT
+from migrate.checkpoint.pages import PAGE_SHIFT, PE_LAZY, PE_PRESENT
 from migrate.checkpoint.reserve import SMALLEST_BYTES
 from migrate.errors import CriuError, KernelError
 
@@ -106,6 +110,40 @@ def set_apart(images: ImageDirectory, stored: Sequence[Stored], message: type[An
                 part = _split(images, each, own)
                 if part is not None:
                     parts.append(part)
+    except BaseException:
+        for part in parts:
+            part.close()
+        raise
+    return parts
+
+
+def take_left_out(images: ImageDirectory, store: AddressStore, messages: Any) -> list[Part]:
+    """Return the memory that the dump has left out, and make CRIU restore it empty.
+
+    Args:
+        images: verified; CRIU has not read them yet.
+        store: where that memory is.
+        messages: what `left_out.preload` returned.
+
+    Returns:
+        The caller closes it.
+    """
+    parts: list[Part] = []
+    try:
+        for process, pages_id, entries in list(lists_of_pages(images, messages)):
+            spans = [span for span, flags in entries if flags & PE_LAZY]
+            if not spans:
+                continue
+            runs = [(start, start, end - start) for start, end in spans]
+            parts.append(Part(process, os.dup(store.file_of(process)), runs))
+            name = f"pagemap-{process}.img"
+            os.unlink(name, dir_fd=images.descriptor)
+            left = (
+                (start, flags, (end - start) >> PAGE_SHIFT)
+                for (start, end), flags in entries
+                if not flags & PE_LAZY
+            )
+            write_pagemap(images.descriptor, name, pages_id, left)
     except BaseException:
         for part in parts:
             part.close()
@@ -207,7 +245,7 @@ def fill(parts: Sequence[Part], first_pid: int) -> None:
     """
     if not parts:
         return
-    pids = _descendants(first_pid)
+    pids = procfs.descendants(first_pid)
     for part in parts:
         if part.process not in pids:
             raise CriuError(f"criu restored no process {part.process}, whose memory is here")
@@ -299,7 +337,13 @@ def _move(
         if os.preadv(descriptor, [view], offset) != size:
             return "its image is shorter than its list of pages"
         remote = b"".join(_IOVEC.pack(address, length) for address, length in spans)
-        if syscalls.process_vm_writev(pid, buffer, size, remote) != size:
+        try:
+            written = syscalls.process_vm_writev(pid, buffer, size, remote)
+        except KernelError as error:
+            if error.errno != errno.EFAULT:
+                raise
+            written = 0
+        if written != size and not _write_forced(pid, view, spans):
             return f"it does not take the {size} bytes at {spans[0][0]:#x}"
     except (OSError, KernelError) as error:
         return str(error.strerror if isinstance(error, OSError) else error.message)
@@ -308,27 +352,18 @@ def _move(
     return ""
 
 
-def _descendants(first_pid: int) -> dict[int, int]:
-    """Return the pids here of a container's processes, by their number inside."""
-    found: dict[int, int] = {}
-    waiting = [first_pid]
-    # A process in a namespace below the container's has a number for that one, too.
-    level = len(_numbers(first_pid)) - 1
-    while waiting:
-        pid = waiting.pop()
-        numbers = _numbers(pid)
-        if len(numbers) > level:
-            found[numbers[level]] = pid
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
-                waiting += map(int, file.read().split())
-    return found
-
-
-def _numbers(pid: int) -> list[int]:
-    """Return a process's number in each pid namespace it is in, from the outermost."""
-    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
-        for line in file:
-            if line.startswith("NSpid:"):
-                return [int(number) for number in line.split()[1:]]
-    return []
+def _write_forced(pid: int, view: memoryview, spans: list[Span]) -> bool:
+    """Write where the process itself may not write; return whether there is memory."""
+    with open(f"/proc/{pid}/mem", "r+b", buffering=0) as file:
+        at = 0
+        for address, length in spans:
+            done = 0
+            while done < length:
+                try:
+                    done += os.pwrite(file.fileno(), view[at + done : at + length], address + done)
+                except OSError as error:
+                    if error.errno not in (errno.EIO, errno.EFAULT):
+                        raise
+                    return False
+            at += length
+    return True

@@ -28,6 +28,7 @@ from migrate.checkpoint.facts import Facts
 from migrate.checkpoint.fence import Fence
 from migrate.checkpoint.images import ImageDirectory, Manifest
 from migrate.checkpoint.lazy import LazyServer
+from migrate.checkpoint.left_out import LeftOut
 from migrate.checkpoint.options import Request
 from migrate.checkpoint.pages import PageSource, StreamSummary
 from migrate.checkpoint.session import Handler, Notification, RequestFailed, Session
@@ -52,7 +53,8 @@ class Dump:
         cgroup: the container's control groups, as in its record.
         images: where the images go; has none yet.
         pages: where the memory goes, None to have it in the images.
-        lazy: serves the memory instead; the caller's to close, before this.
+        lazy: serves the memory afterwards, or sends it in its own way; the caller's to
+            close, before this.
         work_directory: where CRIU's log goes; the images' directory if None.
         migration: id that the manifest names.
 
@@ -72,7 +74,7 @@ class Dump:
         cgroup: Mapping[str, str],
         images: ImageDirectory,
         pages: PageSource | None = None,
-        lazy: LazyServer | None = None,
+        lazy: LazyServer | LeftOut | None = None,
         work_directory: str | None = None,
         migration: str = "",
     ) -> None:
@@ -130,7 +132,7 @@ class Dump:
 
         def hold(notification: Notification) -> bool:
             self.fence.freeze()
-            memory = self._pages.finish() if self._pages else None
+            memory = self._memory()
             sleepers.let_sleep_on(self._images, self._core_message)
             reopening.let_reopen(self._images, self._file_message)
             scheduling.write_down(self._images, self._cgroup)
@@ -159,6 +161,12 @@ class Dump:
         if self.manifest is None:
             raise CriuError("criu said that the dump is finished before it was")
         return self.manifest
+
+    def _memory(self) -> StreamSummary | None:
+        """Have all of the memory sent that is not in the images; return what it was."""
+        if self._pages:
+            return self._pages.finish()
+        return self._lazy.finish(self._images) if isinstance(self._lazy, LeftOut) else None
 
     @property
     def criu_pid(self) -> int:
@@ -204,7 +212,11 @@ class Dump:
     def _sign_off(self, memory: StreamSummary | None) -> Manifest:
         """Write the manifest of images that are complete."""
         return self._images.sign_off(
-            self._facts, criu=self._criu, migration=self._migration, memory=memory
+            self._facts,
+            criu=self._criu,
+            migration=self._migration,
+            memory=memory,
+            streamed=self._pages is not None,
         )
 
     def _explained(self, error: RequestFailed) -> BaseException:

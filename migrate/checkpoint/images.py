@@ -15,7 +15,7 @@ image is given to CRIU that `manifest.json` does not vouch for:
 
 Small images are vouched for by sha256, pages by xxh3: a damage, not an attacker, is
 what a digest beside the data can find. Files of a streamed memory are not listed;
-`memory` vouches for the stream they were made from.
+`memory` vouches for the stream they were made from, or that brought what they leave out.
 """
 
 from __future__ import annotations
@@ -183,10 +183,17 @@ class ImageDirectory:
         criu: str,
         migration: str = "",
         memory: StreamSummary | None = None,
+        streamed: bool = True,
     ) -> Manifest:
-        """Write and return the manifest of a finished dump."""
+        """Write and return the manifest of a finished dump.
+
+        Args:
+            memory: what was sent beside the images.
+            streamed: its images will be made from that; else they are here, and only
+                contents of pages were sent.
+        """
         names = self.names()
-        if memory is not None:
+        if memory is not None and streamed:
             names = [name for name in names if not _STREAMED.fullmatch(name)]
         names.sort(key=lambda name: (name == INVENTORY, name))
         manifest = Manifest(

@@ -167,6 +167,31 @@ def tree(pid: int) -> list[int]:
     return found
 
 
+def descendants(first_pid: int) -> dict[int, int]:
+    """Return the pids here of a container's processes, by their number inside.
+
+    Those of a pid namespace below the container's have a number for that one, too.
+    """
+    level = len(numbers(first_pid)) - 1
+    found: dict[int, int] = {}
+    for pid in tree(first_pid):
+        own = numbers(pid)
+        if len(own) > level >= 0:
+            found[own[level]] = pid
+    return found
+
+
+def numbers(pid: int) -> list[int]:
+    """Return a process's number in each pid namespace it is in, from the outermost.
+
+    None where it has ended.
+    """
+    try:
+        return [int(number) for number in status(pid).get("NSpid", "").split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
 def tcp_sockets(pid: int) -> Iterator[InetSocket]:
     """Yield the TCP sockets of a process's network namespace."""
     for name in ("tcp", "tcp6"):

@@ -11,6 +11,7 @@ from migrate.errors import UsageError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from migrate.live.reach import Way
+    from migrate.live.strategy import Strategy
 
 
 def run(call: Call) -> int:
@@ -31,10 +32,28 @@ def run(call: Call) -> int:
         bundle=call.text("bundle") or None,
         criu=str(call.globals["criu"] or "") or None,
         bridges=bridges(call),
+        strategy=strategy(call),
     )
     with showing(json=call.has("json")):
         migrate(order)
     return 0
+
+
+def strategy(call: Call) -> Strategy:
+    """Return what --strategy says.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    from migrate.live.strategy import STRATEGIES
+
+    for known in STRATEGIES:
+        if call.text("strategy") == known:
+            return known
+    raise UsageError(
+        f"invalid value for --strategy: {call.text('strategy')}",
+        f"Write one of {', '.join(STRATEGIES)}.",
+    )
 
 
 def bridges(call: Call) -> dict[str, str]:

@@ -180,7 +180,10 @@ _WHERE = (
 )
 # How one migration is done; `drain` hands these on to each of its own.
 _MANNER = (_JOURNAL,)
-_LIVE = (*_WHERE, *_MANNER, _JSON)
+_STRATEGY = Option(
+    "strategy", "how memory goes: auto, stop-copy, pre-copy", TEXT, "auto", "STRATEGY"
+)
+_LIVE = (*_WHERE, *_MANNER, _STRATEGY, _JSON)
 _DRAIN = (
     Option("to", "the other hosts, as ssh names them", TEXT, "", "HOST[,HOST...]"),
     Option("parallel", "how many move at the same time, at most", NUMBER, 2, "N"),

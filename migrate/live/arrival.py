@@ -41,6 +41,7 @@ MIGRATIONS = "~migrations"  # no container can have this id
 CONFIG = "config.json"
 ROOTFS = "rootfs"
 RESERVE_BYTES = 256 << 10
+_MOUNT_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,16 +279,22 @@ def _keep_in_memory(folder: str) -> None:
     Images hold the container's memory: they are never written to a disk, and need no
     room in /run, which is small on many machines. What fits was checked before.
     """
-    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
     options = "mode=700,size=95%"
     try:
         # Memory in large pages is found, written and given back four times as fast.
         # Within a file's size only, so that small images stay small.
-        syscalls.mount("migrate", folder, "tmpfs", flags, f"{options},huge=within_size")
+        syscalls.mount("migrate", folder, "tmpfs", _MOUNT_FLAGS, f"{options},huge=within_size")
     except KernelError as error:
         if error.errno != errno.EINVAL:  # a kernel without large pages
             raise
-        syscalls.mount("migrate", folder, "tmpfs", flags, options)
+        syscalls.mount("migrate", folder, "tmpfs", _MOUNT_FLAGS, options)
+
+
+def take_small_pages(place: Place) -> None:
+    """Let the image folder take no large pages any more."""
+    flags = _MOUNT_FLAGS | syscalls.MS_REMOUNT
+    with contextlib.suppress(KernelError):  # it never did
+        syscalls.mount("migrate", place.work, "tmpfs", flags, "huge=never")
 
 
 def remove_images(place: Place) -> None:

@@ -1,7 +1,7 @@
 """The source's fence: while it stands, the container neither runs nor is heard.
 
 Lives here: the freezer and the links of one container, moved together. Must not
-live here: when (`live.stop_copy`, `live.recover`). `live` only.
+live here: when (`live.frozen_copy`, `live.recover`). `live` only.
 
 Two fences, because either alone has a hole. The freezer outlives this program and
 CRIU, but the kernel goes on answering for frozen processes: it acknowledges TCP data

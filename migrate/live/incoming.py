@@ -20,7 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from migrate.checkpoint import apart
+from migrate.checkpoint import apart, left_out
+from migrate.checkpoint.address_store import AddressStore
 from migrate.checkpoint.facts import Facts
 from migrate.checkpoint.images import MANIFEST, ImageDirectory, Manifest
 from migrate.checkpoint.locate import find_criu
@@ -30,7 +31,7 @@ from migrate.checkpoint.reserve import Reserve
 from migrate.checkpoint.restore import Restore
 from migrate.errors import CriuError, ImageError, ProtocolError
 from migrate.events import Log, emit
-from migrate.live import arrival, restoring
+from migrate.live import arrival, pre_copy, restoring, stop_copy
 from migrate.live.arrival import Place
 from migrate.live.filesystem.receiver import TreeReceiver
 from migrate.live.network.build import Built, build
@@ -55,6 +56,8 @@ class Announced:
         config: config.json as the bundle here has it.
         record: what is kept of the source's record.
         paused: it shall arrive frozen.
+        memory: how it comes: `memory`, from CRIU while it stands still, or `pages`,
+            while it runs.
     """
 
     config: bytes
@@ -62,6 +65,7 @@ class Announced:
     network: Plan
     record: dict[str, Any]
     paused: bool
+    memory: str
     migration: str
 
     @staticmethod
@@ -75,7 +79,11 @@ class Announced:
             config = json.loads(fields.text("config"))
         except (ValueError, RecursionError) as error:
             raise ProtocolError(f"config.json of the source: {error}") from None
+        memory = fields.text("memory")
+        if memory not in (stop_copy.STREAM, pre_copy.STREAM):
+            raise ProtocolError(f"receive: memory comes by an unknown stream {memory}")
         return Announced(
+            memory=memory,
             config=json.dumps(arrival.config_for(config), indent=4).encode(),
             facts=Facts.from_json(fields.object("facts")),
             network=Plan.from_json(fields.object("network")),
@@ -122,6 +130,7 @@ class Incoming:
         self._stack = contextlib.ExitStack()
         self._images: ImageDirectory | None = None
         self._reserve: Reserve | None = None
+        self._store: AddressStore | None = None
         self._network: Built | None = None
         self._restorer: Restorer | None = None
         self._restore: Restore | None = None
@@ -154,9 +163,12 @@ class Incoming:
             emit(Log(level="warning", message=f"setting {setting} is not known here"))
         images = self._stack.enter_context(ImageDirectory(self.place.images, create=True))
         self._images = images
-        self._reserve = Reserve.of(images.descriptor, self.announced.facts)
-        self._stack.callback(self._reserve.close)
-        self._reserve.start()
+        if self.announced.memory == pre_copy.STREAM:
+            self._take_pages()
+        else:
+            self._reserve = Reserve.of(images.descriptor, self.announced.facts)
+            self._stack.callback(self._reserve.close)
+            self._reserve.start()
         self._files = Work("files", self._take_files)
         self._files.start()
 
@@ -164,8 +176,9 @@ class Incoming:
         """Start CRIU, up to its gate, and take in memory."""
         self._begin()
         apart.preload()
-        self._memory = Work("memory", self._take_memory)
-        self._memory.start()
+        if self._memory is None:
+            self._memory = Work("memory", self._take_memory)
+            self._memory.start()
 
     def verify(self, manifest_text: str) -> bytes:
         """Take in the small images; return the inventory once all is as it should be.
@@ -188,7 +201,10 @@ class Incoming:
         if manifest.memory != self._summary:
             raise ImageError("memory was damaged on its way: its digest differs")
         images.write(MANIFEST, manifest.encode())
-        self._parts = apart.set_apart(images, self._stored, apart.preload())
+        if self._store is not None:
+            self._parts = apart.take_left_out(images, self._store, left_out.preload())
+        else:
+            self._parts = apart.set_apart(images, self._stored, apart.preload())
         for part in self._parts:
             self._stack.callback(part.close)
         return inventory
@@ -277,6 +293,23 @@ class Incoming:
         with TreeReceiver(self._link, "rootfs", self.place.rootfs) as tree:
             while not tree.run().frozen:
                 pass
+
+    def _take_pages(self) -> None:
+        """Begin to take in memory while the container runs."""
+        store = self._store = AddressStore(
+            self.place.work, on_waste=lambda: arrival.take_small_pages(self.place)
+        )
+        self._stack.callback(store.close)
+
+        def take() -> None:
+            with self._link.accept_stream(pre_copy.STREAM) as stream:
+                for chunk in stream:
+                    store.feed(chunk)
+            self._summary = store.finish()
+
+        left_out.preload()
+        self._memory = Work("pages", take)
+        self._memory.start()
 
     def _take_memory(self) -> None:
         store = PageStore(self._opened().descriptor, reserve=self._reserve)

@@ -53,6 +53,21 @@ class Timeline:
         return [{"mark": name, "at_seconds": round(at - self.started, 6)} for name, at in ordered]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """Which migration a report is of.
+
+    Attributes:
+        hosts: names of source and destination.
+        strategy: how the memory went.
+    """
+
+    container: str
+    migration: str
+    hosts: tuple[str, str]
+    strategy: str
+
+
 def one_way_seconds(round_trips: list[float]) -> float:
     """Return how long one way takes, from some round trips on an idle link."""
     return min(round_trips) / 2 if round_trips else 0.0
@@ -60,10 +75,8 @@ def one_way_seconds(round_trips: list[float]) -> float:
 
 def build(
     timeline: Timeline,
+    move: Move,
     *,
-    container: str,
-    migration: str,
-    hosts: tuple[str, str],
     round_trips: list[float],
     resume_seconds: float,
     transfers: Mapping[str, Bytes],
@@ -73,7 +86,6 @@ def build(
 
     Args:
         resume_seconds: what the destination measured from COMMITTED to running.
-        hosts: names of source and destination.
         transfers: by kind: rootfs, memory, images.
         wire_bytes: everything sent and received, SSH's own overhead excepted.
     """
@@ -82,11 +94,11 @@ def build(
     one_way = one_way_seconds(round_trips)
     downtime = None if until_said is None else until_said + one_way + resume_seconds
     return {
-        "container": container,
-        "migration": migration,
-        "source": hosts[0],
-        "destination": hosts[1],
-        "strategy": "stop-copy",
+        "container": move.container,
+        "migration": move.migration,
+        "source": move.hosts[0],
+        "destination": move.hosts[1],
+        "strategy": move.strategy,
         "downtime_seconds": _rounded(downtime),
         "downtime_at_most_seconds": _rounded(bound),
         "one_way_seconds": _rounded(one_way),

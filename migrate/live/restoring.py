@@ -2,7 +2,7 @@
 
 Lives here: the request, which dump and restore must agree on, and what takes the place
 of the things that were outside the container. Must not live here: CRIU's options
-(`checkpoint.options`), when it runs (`live.incoming`, `live.stop_copy`). `live` only.
+(`checkpoint.options`), when it runs (`live.incoming`, `live.frozen_copy`). `live` only.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """The source's side of one migration, from the first check to the last trace.
 
 Lives here: the order of it all, and what happens when a step fails. Must not live
-here: the frozen part (`live.stop_copy`), how things end (`live.departure`), recovery
+here: the frozen part (`live.frozen_copy`), how things end (`live.departure`), recovery
 (`live.recover`). Imported by `migrate.cli`.
 
     PREPARED    host reached, both sides checked, id and bundle taken over there
     COPYING     files sent while it runs; over there all is made, and CRIU waits
-    FROZEN      stop_copy: fence, dump, images, HELD over there
-    COMMITTED   stop_copy: said, heard, running over there
+    FROZEN      frozen_copy: fence, dump, images, HELD over there
+    COMMITTED   frozen_copy: said, heard, running over there
     DONE        nothing of it is left here
 
 Up to COMMITTED every error leads to ROLLED_BACK: it runs on here, and the other side
@@ -25,10 +25,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from migrate.checkpoint import procfs
 from migrate.checkpoint.facts import Facts
 from migrate.checkpoint.inspect import inspect
+from migrate.checkpoint.lazy import check_pipes
 from migrate.checkpoint.locate import find_criu
+from migrate.checkpoint.mappings import amounts
 from migrate.errors import (
+    CriuError,
     Locked,
     MigrateError,
     Refused,
@@ -38,9 +42,10 @@ from migrate.errors import (
     WrongStatus,
 )
 from migrate.events import Log, PhaseEntered, Report, emit
-from migrate.live import guard, preflight, recover, report
+from migrate.live import guard, pre_copy, preflight, recover, report, stop_copy
 from migrate.live.departure import Departure, work_folder
 from migrate.live.filesystem.source import TreeSource
+from migrate.live.frozen_copy import FrozenCopy
 from migrate.live.hearing import counted, relay
 from migrate.live.interruption import Interruptions
 from migrate.live.journal import Journal, folder_of
@@ -48,10 +53,12 @@ from migrate.live.network.describe import describe
 from migrate.live.network.plan import Plan
 from migrate.live.network.switch import switches_of
 from migrate.live.phases import Phase
+from migrate.live.pre_copy import CopiedMemory
 from migrate.live.reach import Reached, Way, measure_round_trips, reach
 from migrate.live.reality import is_alive
 from migrate.live.report import Bytes, Timeline
-from migrate.live.stop_copy import StopCopy
+from migrate.live.stop_copy import StreamedMemory
+from migrate.live.strategy import Situation, Strategy, choose
 from migrate.live.subject import Subject
 from migrate.runtime import state
 from migrate.runtime.spec.decoding import decode
@@ -74,6 +81,7 @@ class Order:
         bundle: path over there; as here if None.
         criu: as given by --criu.
         bridges: those the container is on, and what stands for them over there.
+        strategy: how the memory goes.
     """
 
     container_id: str
@@ -83,6 +91,7 @@ class Order:
     bundle: str | None
     criu: str | None
     bridges: Mapping[str, str] = field(default_factory=dict)
+    strategy: Strategy = "auto"
 
 
 def migrate(order: Order) -> dict[str, Any]:
@@ -133,6 +142,7 @@ class Migration:
         self.journal = journal
         self.interruptions = interruptions
         self.migration = uuid.uuid4().hex
+        self.strategy = order.strategy
         self.timeline = Timeline()
         self.transfers: dict[str, Bytes] = {}
         self.criu = ""
@@ -172,6 +182,7 @@ class Migration:
         network = facts.network
         wanted = (spec.get("linux") or {}).get("sysctl") or {}
         self.plan = describe(facts.pid, network.kind, path=network.path, more_sysctls=wanted)
+        self.strategy = self._choose(facts.pid)
         self._check(reached, facts, spec)
         round_trips = measure_round_trips(link)
         self.departure = self._depart()
@@ -181,17 +192,25 @@ class Migration:
         with TreeSource(link, "rootfs", self.record["rootfs"]) as tree:
             sent = tree.run()
             self.transfers["rootfs"] = Bytes(sent.content_bytes, sent.wire_bytes)
-            link.call("await_images", None, CALL_SECONDS)
-            self.enter(Phase.COPYING)
-            work = work_folder(order.store, order.container_id)
-            copy = StopCopy(self, reached, facts, tree, work)
-            resume_seconds = copy.run()
+            with contextlib.closing(self._memory(reached, facts)) as memory:
+                if isinstance(memory, CopiedMemory):
+                    memory.approach()
+                link.call("await_images", None, CALL_SECONDS)
+                if isinstance(memory, CopiedMemory):
+                    memory.pass_once_more()
+                self.enter(Phase.COPYING)
+                work = work_folder(order.store, order.container_id)
+                copy = FrozenCopy(self, reached, facts, tree, memory, work)
+                resume_seconds = copy.run()
         self._finish(reached)
         result = report.build(
             self.timeline,
-            container=order.container_id,
-            migration=self.migration,
-            hosts=(os.uname().nodename, reached.peer.host),
+            report.Move(
+                container=order.container_id,
+                migration=self.migration,
+                hosts=(os.uname().nodename, reached.peer.host),
+                strategy=self.strategy,
+            ),
             round_trips=round_trips,
             resume_seconds=resume_seconds,
             transfers=self.transfers,
@@ -199,6 +218,24 @@ class Migration:
         )
         emit(Report(report=result))
         return result
+
+    def _choose(self, first_pid: int) -> Strategy:
+        """Return how the memory shall go."""
+        obstacle = ""
+        try:
+            check_pipes()
+        except CriuError as error:
+            obstacle = error.message
+        situation = Situation(
+            amounts=amounts(procfs.tree(first_pid)), is_paused=self.was_paused, obstacle=obstacle
+        )
+        return choose(self.order.strategy, situation)
+
+    def _memory(self, reached: Reached, facts: Facts) -> StreamedMemory | CopiedMemory:
+        """Return what becomes of the memory."""
+        if self.strategy == "stop-copy":
+            return StreamedMemory(reached.link, facts)
+        return CopiedMemory(reached.link, facts, self.record["pid"], by_kernel=not self.was_paused)
 
     def _read_config(self) -> tuple[bytes, Any]:
         path = f"{self.order.store.path(self.order.container_id)}/config.json"
@@ -292,6 +329,7 @@ class Migration:
             "facts": facts.to_json(),
             "network": self._plan_there().to_json(),
             "paused": self.was_paused,
+            "memory": stop_copy.STREAM if self.strategy == "stop-copy" else pre_copy.STREAM,
             "migration": self.migration,
             "record": {name: record[name] for name in kept},
         }

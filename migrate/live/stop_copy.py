@@ -1,129 +1,55 @@
-"""Strategy stop-copy: freeze, send everything, resume over there.
+"""Strategy stop-copy: all of the memory is sent while the container stands still.
 
-Lives here: the part during which the container stands still, and its commit. Must not
-live here: what comes before and after (`live.source`). `live` only.
-
-    CRIU's stage     here                                    over there
-    pre-dump         frozen; files are synced beside it      CRIU waits at its gate
-    network-lock     links down
-    (dumping)        memory leaves as it is read             pages are written
-    post-dump        frozen again by the fence; small
-                     images and the manifest leave           verified, restored, HELD
-                     COMMITTED, on disk, and said            links up, it runs: ACTIVE
-    (answered yes)   ACTIVE was heard: its tasks die
-
-The handlers run in CRIU's order in the main thread: a signal, a broken link or a full
-disk raises in them, CRIU is answered no, and lets go of the tasks into the fence. There
-they stay as long as it is not known that others run in their place.
+Lives here: the memory stream. Must not live here: the order of the frozen part
+(`live.frozen_copy`). `live` only.
 """
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING
-
-from migrate.checkpoint.dump import Dump
 from migrate.checkpoint.facts import Facts
-from migrate.checkpoint.images import ImageDirectory, Manifest
-from migrate.checkpoint.options import Request
+from migrate.checkpoint.left_out import LeftOut
 from migrate.checkpoint.pages import PageSource
-from migrate.checkpoint.session import Notification
-from migrate.errors import MigrationError
 from migrate.events import Progress, emit
-from migrate.live.filesystem.mapped import Held, open_for_writing, shared_mappings
-from migrate.live.filesystem.source import TreeSource
-from migrate.live.phases import Phase
-from migrate.live.reach import Reached
-from migrate.live.reality import stamp
 from migrate.live.report import Bytes
-from migrate.live.restoring import request_for
-from migrate.live.work import Work
-from migrate.runtime import cgroup
-from migrate.transport.sending import StreamWriter
-
-if TYPE_CHECKING:
-    from migrate.live.source import Migration
+from migrate.transport.link import Link
 
 # More than the memory that was counted may be in the stream: it grew, and records.
 MEMORY_SLACK = 4
 MEMORY_SLACK_BYTES = 256 << 20
-ACTIVE_SECONDS = 60.0
 PROGRESS_BYTES = 16 << 20
+STREAM = "memory"
 
 
-class StopCopy:
-    """One frozen copy.
+class StreamedMemory:
+    """Memory that goes from CRIU into the link; a `live.frozen_copy.Memory`."""
 
-    Args:
-        run: the migration it belongs to.
-        tree: the root file system, sent once already.
-        work: folder for the small images, to be made.
-    """
-
-    def __init__(
-        self, run: Migration, reached: Reached, facts: Facts, tree: TreeSource, work: str
-    ) -> None:
-        self._run = run
-        self._link = reached.link
+    def __init__(self, link: Link, facts: Facts) -> None:
         self._facts = facts
-        self._tree = tree
-        self._work = work
-        self._images: ImageDirectory | None = None
-        self._dump: Dump | None = None
-        self._memory: StreamWriter | None = None
-        self._sync: Work[Bytes] | None = None
+        budget = facts.memory_bytes * MEMORY_SLACK + MEMORY_SLACK_BYTES
+        self._stream = link.open_stream(STREAM, budget)
         self._shown = 0
-        self._resume_seconds = 0.0
+        self.pages = PageSource(self._send)
+        self.left_out: LeftOut | None = None
 
-    def run(self) -> float:
-        """Freeze, copy and commit; return how long resuming took over there, in seconds.
+    @property
+    def sent(self) -> Bytes:
+        """What went out so far."""
+        return Bytes(self._stream.raw_bytes, self._stream.wire_bytes)
 
-        Raises:
-            LinkError: the source has committed and the answer did not come.
-            MigrateError: something failed; `journal` tells before or after the commit.
-        """
-        run = self._run
-        mapped = shared_mappings(cgroup.procs(run.record["cgroup"]))
-        os.makedirs(self._work, 0o700, exist_ok=True)
-        stream = self._memory = self._link.open_stream("memory", self._budget())
-        with ImageDirectory(f"{self._work}/images", create=True) as images:
-            self._images = images
-            pages = PageSource(lambda chunk: self._send_pages(stream, chunk))
-            with Dump(
-                run.criu,
-                self._facts,
-                self._request(),
-                cgroup=run.record["cgroup"],
-                images=images,
-                pages=pages,
-                migration=run.migration,
-            ) as dump:
-                self._dump = dump
-                is_last = not self._facts.has_remapped_links
-                self._sync = Work("frozen-files", lambda: self._sync_files(mapped, last=is_last))
-                run.journal.intend(Phase.FROZEN, stamp("criu", dump.criu_pid))
-                try:
-                    dump.run(
-                        {
-                            "pre-dump": self._frozen,
-                            "network-lock": self._locked,
-                            "post-dump": self._dumped,
-                        }
-                    )
-                finally:
-                    self._sync.end()
-                    run.transfers["memory"] = Bytes(stream.raw_bytes, stream.wire_bytes)
-        return self._resume_seconds
+    def frozen(self) -> None:
+        """Do nothing: CRIU brings it."""
 
-    def _budget(self) -> int:
-        return self._facts.memory_bytes * MEMORY_SLACK + MEMORY_SLACK_BYTES
+    def end_stream(self) -> None:
+        """Say that all of it was sent."""
+        self._stream.close()
 
-    def _request(self) -> Request:
-        """Packets are kept away by the links, unless some never meet one."""
-        return request_for(self._facts, has_links=self._run.has_links)
+    def close(self) -> None:
+        """Let go of what was opened; may be called again."""
+        self.pages.close()
 
-    def _send_pages(self, stream: StreamWriter, chunk: memoryview) -> None:
+    def _send(self, chunk: memoryview) -> None:
         """Send memory; called by the page source's thread."""
+        stream = self._stream
         stream.write(chunk)
         if stream.raw_bytes - self._shown >= PROGRESS_BYTES:
             self._shown = stream.raw_bytes
@@ -135,80 +61,3 @@ class StopCopy:
                     wire_bytes=stream.wire_bytes,
                 )
             )
-
-    # CRIU's stages.
-
-    def _frozen(self, _: Notification) -> bool:
-        if self._dump is not None:
-            self._run.timeline.marks["freeze"] = self._dump.freeze_began
-        self._run.enter(Phase.FROZEN, durable=False)
-        if self._sync is not None:
-            self._sync.start()
-        return True
-
-    def _locked(self, _: Notification) -> bool:
-        self._run.cut()
-        return True
-
-    def _dumped(self, _: Notification) -> bool:
-        """Everything is in the images, and the fence stands: send, hear HELD, commit."""
-        run = self._run
-        run.timeline.mark("dumped")
-        run.cut()  # a container without connections is never locked by CRIU
-        if self._dump is None or self._dump.manifest is None or self._sync is None:
-            raise AssertionError("dumped before it was dumped")
-        if self._memory is not None:
-            self._memory.close()
-        manifest = self._dump.manifest
-        run.journal.intend(Phase.SENT, durable=False)
-        # Beside the call that makes the other side take them in: both may wait.
-        sending = Work("images", lambda: self._send_images(manifest))
-        sending.start()
-        try:
-            run.transfers["rootfs again"] = self._sync.result()
-            if self._facts.has_remapped_links:
-                self._sync_files(set(), last=True)
-            answer = self._link.call("restore", {"manifest": manifest.encode().decode()})
-        finally:
-            sending.end()
-        run.transfers["images"] = sending.result()
-        run.enter(Phase.SENT, durable=False)
-        if not isinstance(answer, dict) or not isinstance(answer.get("pid"), int):
-            raise MigrationError("the destination held nothing")
-        run.timeline.mark("held")
-        self._link.check()  # held there, it could be told only later: going on here is sooner
-        run.commit()
-        self._resume_seconds = self._hear_active()
-        return True
-
-    def _send_images(self, manifest: Manifest) -> Bytes:
-        if self._images is None:
-            raise AssertionError("no images before the dump")
-        size = sum(each.bytes for each in manifest.files)
-        with self._link.open_stream("images", size) as stream:
-            for chunk in self._images.contents(manifest):
-                stream.give(memoryview(chunk))
-        return Bytes(stream.raw_bytes, stream.wire_bytes)
-
-    def _sync_files(self, mapped: set[Held], *, last: bool) -> Bytes:
-        """Send what changed since the files were sent; beside the dump.
-
-        Args:
-            last: no other pass follows. One does where CRIU itself gives files names
-                that had lost theirs (`link_remap`): those must go along.
-        """
-        tasks = cgroup.procs(self._run.record["cgroup"])
-        sent = self._tree.run(
-            frozen=last,
-            mapped=mapped | shared_mappings(tasks),
-            writing=open_for_writing(tasks),
-        )
-        return Bytes(sent.content_bytes, sent.wire_bytes)
-
-    def _hear_active(self) -> float:
-        """Say the commit; return how long resuming took over there, in seconds."""
-        name = {"container": self._run.record["id"]}
-        answer = self._link.call("commit", name, ACTIVE_SECONDS)
-        self._run.timeline.mark("active")
-        seconds = answer.get("resume_seconds") if isinstance(answer, dict) else None
-        return float(seconds) if isinstance(seconds, int | float) else 0.0

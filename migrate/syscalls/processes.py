@@ -124,13 +124,13 @@ def prctl(option: int, arg2: int | bytes = 0, arg3: int = 0) -> int:
     return call(_prctl, "prctl", option, Int(option), arg2, arg3, 0, 0)
 
 
-def ptrace(request: int, thread: int, data: int | bytearray = 0) -> int:
-    """Trace a thread, see ptrace(2); for the requests that take no address.
+def ptrace(request: int, thread: int, data: int | bytearray = 0, address: int = 0) -> int:
+    """Trace a thread, see ptrace(2).
 
     Raises:
         KernelError: ESRCH where it is gone or not stopped, EPERM where it has a tracer.
     """
-    return call(syscall, "ptrace", thread, _PTRACE, request, thread, 0, data)
+    return call(syscall, "ptrace", thread, _PTRACE, request, thread, address, data)
 
 
 def process_vm_writev(pid: int, data: bytearray, size: int, remote: bytes) -> int:

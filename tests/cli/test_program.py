@@ -262,7 +262,7 @@ def test_a_shell_can_complete_commands_and_options(tmp_path: Path) -> None:
             [COMMAND], env=environment, capture_output=True, text=True, check=True, cwd=tmp_path
         ).stdout
 
-    assert completed("migrate che", 1) == "plain,checkpoint\n"
+    assert completed("migrate checkp", 1) == "plain,checkpoint\n"
     assert "plain,--image-path" in completed("migrate checkpoint --im", 2)
 
 

@@ -80,9 +80,7 @@ def test_the_downtime_is_put_together_from_two_clocks_and_half_a_round_trip() ->
     timeline.marks = {"freeze": 101.0, "committed": 101.5, "active": 101.6}
     built = report.build(
         timeline,
-        container="c",
-        migration="m",
-        hosts=("a", "b"),
+        report.Move(container="c", migration="m", hosts=("a", "b"), strategy="stop-copy"),
         round_trips=[0.5, 0.02, 0.04],
         resume_seconds=0.03,
         transfers={"memory": Bytes(10, 5)},
@@ -434,6 +432,7 @@ def test_a_record_that_could_not_be_kept_is_refused_before_anything_is_made(
         ).to_json(),
         "network": Plan(kind="host").to_json(),
         "record": record,
+        "memory": "memory",
         "paused": False,
         "migration": "m",
     }

@@ -1,0 +1,82 @@
+"""Which strategy a migration takes, and when copying a running container ends.
+
+Lives here: pure functions from what was measured. Must not live here: measuring, doing.
+`live` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from migrate.checkpoint.mappings import Amounts
+from migrate.checkpoint.memory_copy import Pass
+from migrate.errors import Refused
+
+Strategy = Literal["auto", "stop-copy", "pre-copy"]
+STRATEGIES: tuple[Strategy, ...] = ("auto", "stop-copy", "pre-copy")
+
+# Less memory than this is sent in the time that watching it takes.
+SMALL_BYTES = 16 << 20
+# More than this that cannot follow page by page goes from CRIU into the link, or it would
+# lie in memory twice here.
+LARGE_BYTES = 64 << 20
+
+MOST_PASSES = 30
+# Less than this is sent, frozen, in the time that CRIU's own work takes anyway.
+SMALL_PAGES = 512
+# A pass that finds more than this share of what the one before it found gains little.
+LITTLE_GAIN = 0.75
+MOST_PASSES_OF_LITTLE_GAIN = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """What the choice depends on.
+
+    Attributes:
+        amounts: how much memory there is.
+        is_paused: it is frozen already.
+        obstacle: why CRIU cannot leave memory out of a dump here, or "".
+    """
+
+    amounts: Amounts
+    is_paused: bool
+    obstacle: str
+
+
+def choose(wanted: Strategy, situation: Situation) -> Strategy:
+    """Return the strategy to take.
+
+    Raises:
+        Refused: the one that is wanted cannot be had; says why.
+    """
+    amounts = situation.amounts
+    if wanted == "pre-copy" and situation.obstacle:
+        raise Refused(
+            f"--strategy pre-copy cannot be had: {situation.obstacle}",
+            "Mend that, or take --strategy stop-copy.",
+        )
+    if wanted != "auto":
+        return wanted
+    is_worth_it = amounts.lazy_bytes >= SMALL_BYTES and amounts.other_bytes <= LARGE_BYTES
+    can_be_had = not situation.is_paused and not situation.obstacle
+    return "pre-copy" if is_worth_it and can_be_had else "stop-copy"
+
+
+def goes_on(history: Sequence[Pass]) -> bool:
+    """Tell whether another pass is worth it.
+
+    The first pass finds everything; what any other finds is what was written during the
+    one before it, so a pass that was short leaves little to the next.
+    """
+    if len(history) < 2:
+        return True
+    if history[-1].pages <= SMALL_PAGES or len(history) >= MOST_PASSES:
+        return False
+    pairs = list(pairwise(history[1:]))[-MOST_PASSES_OF_LITTLE_GAIN:]
+    return len(pairs) < MOST_PASSES_OF_LITTLE_GAIN or not all(
+        later.pages > LITTLE_GAIN * earlier.pages for earlier, later in pairs
+    )
