@@ -18,14 +18,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench import table
+from bench import engine, lifecycle_table, table
 from bench.migration import Method, Mix, move_once
 from tests.support.bundle import make_bundle
 from tests.support.folders import CHECKOUT
 from tests.support.hosts import Site
 from tests.support.processes import CommandError
+
+if TYPE_CHECKING:
+    from bench.lifecycle import Measured
 
 RESULTS = "bench/results"
 METHODS: tuple[Method, ...] = ("script", "migrate")
@@ -68,14 +71,15 @@ def measure_moves(
     return results
 
 
-def measure_lifecycle(site: Site, runs: int) -> dict[str, dict[str, list[float]]]:
-    """Time the five commands of each runtime in host1."""
+def measure_lifecycle(site: Site, runs: int) -> Measured:
+    """Measure the commands of each runtime in host1."""
     make_bundle(site.host1.folder("/srv/lifecycle"), ["sleep", "10000"], runtime="runc")
-    command = [sys.executable, "-m", "bench.lifecycle", str(runs), "/srv/lifecycle"]
-    site.host1.run(
-        [*command, "/srv/lifecycle.json"], env={"PYTHONPATH": str(CHECKOUT)}, timeout_seconds=300
-    )
-    return json.loads(site.host1.folder("/srv/lifecycle.json").read_text())  # type: ignore[no-any-return]
+    peak, result = "/srv/lifecycle/peak", "/srv/lifecycle.json"
+    source = Path(__file__).with_name("peak.c")
+    subprocess.run(["gcc", "-O2", "-static", "-o", site.host1.folder(peak), source], check=True)
+    command = [sys.executable, "-m", "bench.lifecycle", str(runs), "/srv/lifecycle", peak, result]
+    site.host1.run(command, env={"PYTHONPATH": str(CHECKOUT)}, timeout_seconds=300)
+    return json.loads(site.host1.folder(result).read_text())  # type: ignore[no-any-return]
 
 
 def progress(text: str) -> None:
@@ -99,8 +103,12 @@ def main() -> int:
     options = arguments()
     result: dict[str, Any] = {"machine": machine(), "mix": options.mix}
     try:
+        if options.only != "moves":
+            progress("podman run")
+            result["podman"] = engine.measure(3 * options.runs)
         with Site() as site:
             if options.only != "moves":
+                progress("the commands of a container's life")
                 result["lifecycle"] = measure_lifecycle(site, 10 * options.runs)
             if options.only != "lifecycle":
                 memories = [int(one) for one in options.memory.split(",")]
@@ -137,12 +145,16 @@ def render(result: dict[str, Any]) -> str:
         ]
     if "lifecycle" in result:
         lines += [
-            "The five commands of a container's life",
+            "The commands of a container's life",
             "",
-            *table.lifecycle(result["lifecycle"]),
+            *lifecycle_table.lifecycle(result["lifecycle"]),
+            "",
+            *lifecycle_table.podman(result["podman"]),
+            "",
         ]
-        lines += [""]
-    lines += table.verdicts(result.get("moves", {}), result.get("lifecycle"))
+    lines += table.verdicts(result.get("moves", {}))
+    if "lifecycle" in result:
+        lines += lifecycle_table.verdicts(result["lifecycle"])
     return "\n".join(lines) + "\n"
 
 

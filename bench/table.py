@@ -1,6 +1,7 @@
-"""Medians, ratios and the table people read.
+"""Medians, ratios and the table of moves.
 
-Lives here: turning measured numbers into text. Must not live here: measuring.
+Lives here: turning measured numbers into text. Must not live here: measuring, the
+commands of a life (`lifecycle_table`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ TARGETS = {
     (1024, "downtime_seconds"): 0.5,
     (1024, "seconds"): 0.5,
 }
-LIFECYCLE_TARGET = 3.0
 
 
 def medians(runs: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -39,7 +39,8 @@ def ratio(mine: float, other: float) -> float:
     return mine / other if other > 0 else float("nan")
 
 
-def _layout(rows: Sequence[Sequence[str]]) -> list[str]:
+def layout(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows in columns, the first to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -69,32 +70,10 @@ def moves(results: dict[str, dict[str, list[dict[str, Any]]]]) -> list[str]:
                 for _, field, _ in COLUMNS
             )
             rows.append([f"{name}, ratio", *shares])
-    return _layout(rows)
+    return layout(rows)
 
 
-def lifecycle(seconds: dict[str, dict[str, list[float]]]) -> list[str]:
-    """Return the table of the five commands."""
-    names = list(next(iter(seconds.values())))
-    rows = [["", *names, "together"]]
-    for runtime, commands in seconds.items():
-        middle = [median(commands[name]) for name in names]
-        rows.append([runtime, *(f"{value * 1000:.1f} ms" for value in (*middle, sum(middle)))])
-    return [*_layout(rows), f"ratio together: {lifecycle_ratio(seconds):.2f}"]
-
-
-def lifecycle_ratio(seconds: dict[str, dict[str, list[float]]]) -> float:
-    """Return migrate's time for all five beside runc's."""
-    together = {
-        runtime: sum(median(runs) for runs in commands.values())
-        for runtime, commands in seconds.items()
-    }
-    return ratio(together["migrate"], together["runc"])
-
-
-def verdicts(
-    results: dict[str, dict[str, list[dict[str, Any]]]],
-    seconds: dict[str, dict[str, list[float]]] | None,
-) -> list[str]:
+def verdicts(results: dict[str, dict[str, list[dict[str, Any]]]]) -> list[str]:
     """Return one line for each target: reached or missed, and by how much."""
     titles = {field: title for title, field, _ in COLUMNS}
     lines = []
@@ -103,12 +82,12 @@ def verdicts(
         if len(methods) > 1:
             share = ratio(medians(methods["migrate"])[field], medians(methods["script"])[field])
             name = f"{memory} MiB" if memory else "busybox"
-            lines.append(_verdict(f"{name}, {titles[field]}", share, target))
-    if seconds is not None:
-        lines.append(_verdict("five commands together", lifecycle_ratio(seconds), LIFECYCLE_TARGET))
+            said = f"{share:.2f} of runc's, at most {target:g} wanted"
+            lines.append(verdict(f"{name}, {titles[field]}", said, reached=share <= target))
     return lines
 
 
-def _verdict(name: str, share: float, target: float) -> str:
-    word = "reached" if share <= target else "MISSED"
-    return f"{word:8} {name}: {share:.2f} of runc's, at most {target:g} wanted"
+def verdict(name: str, said: str, *, reached: bool) -> str:
+    """Return the line about one target."""
+    word = "reached" if reached else "MISSED"
+    return f"{word:8} {name}: {said}"

@@ -66,7 +66,8 @@ def test_make_bench_measures_a_move_and_the_lifecycle(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "busybox, ratio" in done.stdout
-    assert "ratio together" in done.stdout
+    assert "five commands together" in done.stdout
+    assert "podman run" in done.stdout
     assert len(list(tmp_path.glob("*.json"))) == 1
 
 

@@ -20,7 +20,7 @@ def test_a_median_is_not_moved_by_one_bad_run() -> None:
 def test_a_target_is_reached_at_its_limit_and_missed_beyond() -> None:
     for downtime, word in ((0.2, "reached"), (0.21, "MISSED")):
         results = {"0": {"script": [run()], "migrate": [run(downtime_seconds=downtime)]}}
-        (line,) = table.verdicts(results, None)
+        (line,) = table.verdicts(results)
         assert line.startswith(word)
         assert "busybox, downtime" in line
 
@@ -32,12 +32,3 @@ def test_the_ratio_stands_below_both_methods() -> None:
     assert migrate.startswith("1024 MiB, migrate live")
     assert ratio.split()[-len(table.COLUMNS) :][1] == "0.25"
     assert "in all" in header
-
-
-def test_the_lifecycle_is_judged_by_all_five_together() -> None:
-    seconds = {
-        "runc": {"create": [0.01], "kill": [0.03]},
-        "migrate": {"create": [0.05], "kill": [0.03]},
-    }
-    assert table.lifecycle_ratio(seconds) == 2.0
-    assert table.lifecycle(seconds)[-1] == "ratio together: 2.00"
