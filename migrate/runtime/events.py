@@ -36,7 +36,12 @@ def counters(record: Record) -> dict[str, Any]:
 
 def _event(record: Record) -> dict[str, Any]:
     """Return the counters as they are; of a cgroup that is gone they are zero."""
-    return {"type": "stats", "id": record["id"], "data": cgroup.stats(record["cgroup"])}
+    data = cgroup.stats(record["cgroup"])
+    if "rdt" in record:
+        from migrate.runtime import resctrl_counters
+
+        data["intel_rdt"] = resctrl_counters.read(record["rdt"])
+    return {"type": "stats", "id": record["id"], "data": data}
 
 
 def follow(record: Record, interval_seconds: float) -> Iterator[dict[str, Any]]:

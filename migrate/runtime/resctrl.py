@@ -65,7 +65,7 @@ def enter(record: Record, rdt: IntelRdt, pid: int) -> None:
             differs from what is asked for.
     """
     place = record["rdt"]
-    group, root = place["group"], _root_of(place["group"])
+    group, root = place["group"], root_of(place["group"])
     wanted = _schemata(rdt)
     is_there = os.path.isdir(group)
     if not is_there and rdt.get("closID") and not wanted:
@@ -174,7 +174,8 @@ def _read_line(line: str) -> tuple[str, dict[str, str]]:
     }
 
 
-def _root_of(group: str) -> str:
+def root_of(group: str) -> str:
+    """Return the root of the file system a group is in."""
     return group if os.path.isdir(f"{group}/info") else os.path.dirname(group)
 
 
