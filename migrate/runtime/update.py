@@ -30,8 +30,28 @@ def update(store: Store, record: Record, resources: Mapping[str, Any]) -> None:
     """
     if state.status(record) == "stopped":
         raise WrongStatus("container not running")
-    group.update(record, resources)
+    group.update(record, _with_other_half(store, record["id"], resources))
     _remember(store, record["id"], resources)
+
+
+def _with_other_half(
+    store: Store, container_id: str, resources: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Add to a CPU quota the container's period, or the other way round.
+
+    On cgroup v2 they are one file, and systemd has one property for both: given alone,
+    one of them would put the other back to its default.
+    """
+    cpu = resources.get("cpu") or {}
+    if bool(cpu.get("quota")) == bool(cpu.get("period")):
+        return resources
+    other = "period" if cpu.get("quota") else "quota"
+    try:
+        config = jsontext.loads(store.read(container_id, statedir.CONFIG))
+        value = config["linux"]["resources"]["cpu"][other]
+    except (OSError, ValueError, KeyError, TypeError):
+        return resources  # it has none; of a broken record `_remember` speaks
+    return {**resources, "cpu": {**cpu, other: value}}
 
 
 def _remember(store: Store, container_id: str, resources: Mapping[str, Any]) -> None:
