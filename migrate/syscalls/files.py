@@ -33,6 +33,7 @@ _getsockopt = function("getsockopt")
 _inotify_add_watch = function("inotify_add_watch")
 _inotify_init1 = function("inotify_init1")
 _statx = function("statx")
+_syncfs = function("syncfs")
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
@@ -147,3 +148,12 @@ def statx_mount(dirfd: int, path: str | bytes = b"") -> tuple[int, bool]:
     attributes = int.from_bytes(buffer[8:16], sys.byteorder)
     mount_id = int.from_bytes(buffer[144:152], sys.byteorder)
     return mount_id, bool(attributes & STATX_ATTR_MOUNT_ROOT)
+
+
+def syncfs(fd: int) -> None:
+    """Write out what was written to the file system of a descriptor, see syncfs(2).
+
+    Raises:
+        KernelError: EIO, ENOSPC and others where it could not be written.
+    """
+    call(_syncfs, "syncfs", fd, Int(fd))

@@ -5,6 +5,7 @@
     watch.py       where to look             names.py             hard links
     content.py     blocks and holes          files.py             writing them
     batch.py, passes.py                      how it all looks on the wire
+    trees.py                                 all trees of a container together
     beneath.py, attributes.py                one file, by descriptor
     mapped.py      files whose times or events do not tell
 

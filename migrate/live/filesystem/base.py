@@ -44,10 +44,16 @@ class Adopted:
     settled: set[int] = field(default_factory=set)
 
 
-def adopt(root_fd: int, batch: Batch) -> Adopted | None:
+def adopt(
+    root_fd: int, batch: Batch, *, only: str | None = None, layer: bool = False
+) -> Adopted | None:
     """Make an existing tree the beginning of the one that `batch` describes.
 
     Removes what is in the way. Returns None where there is nothing to adopt.
+
+    Args:
+        only: the one file of the root that counts, and may be removed; None for all.
+        layer: it is the upper layer of an overlay.
 
     Raises:
         OSError: the old tree cannot be read or removed.
@@ -55,7 +61,7 @@ def adopt(root_fd: int, batch: Batch) -> Adopted | None:
     with os.scandir(root_fd) as entries:
         if next(entries, None) is None:
             return None
-    old = Inventory(root_fd)
+    old = Inventory(root_fd, only=only, layer=layer)
     old.walk()
     adopted = Adopted(bytearray(len(batch.ids)))
     old_of = {0: 0}

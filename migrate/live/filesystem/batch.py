@@ -223,7 +223,7 @@ def _read_xattrs(raw: bytes, rows: int) -> dict[int, Xattrs]:
             raise ProtocolError("file tree: an extended attribute is not within its limits")
         name = os.fsdecode(raw[at : at + name_bytes])
         at += name_bytes
-        if not is_carried(name) or "\0" in name:
+        if not is_carried(name, layer=True) or "\0" in name:
             raise ProtocolError(f"file tree: extended attribute {name!r} is none that travels")
         found.setdefault(row, {})[name] = raw[at : at + value_bytes]
         at += value_bytes

@@ -59,11 +59,22 @@ class Inventory:
     Args:
         root_fd: descriptor of the root; stays the caller's.
         watch: takes every directory that is looked into; None to do without.
+        only: the one entry of the root that counts; None for all.
+        layer: it is the upper layer of an overlay.
     """
 
-    def __init__(self, root_fd: int, watch: Watch | None = None) -> None:
+    def __init__(
+        self,
+        root_fd: int,
+        watch: Watch | None = None,
+        *,
+        only: str | None = None,
+        layer: bool = False,
+    ) -> None:
         self.root_fd = root_fd
         self._watch = watch
+        self._only = only
+        self._layer = layer
         self.names: list[str] = []
         self.parents: array[int] = array("I")
         self.modes: array[int] = array("I")
@@ -252,6 +263,8 @@ class Inventory:
         try:
             with os.scandir(fd) as entries:
                 for found in entries:
+                    if directory == 0 and self._only not in (None, found.name):
+                        continue
                     try:
                         status = found.stat(follow_symlinks=False)
                     except FileNotFoundError:
@@ -293,12 +306,12 @@ class Inventory:
         path = self.path(directory)
         if path.count("/") > MAX_DEPTH or len(self.names) > MAX_ENTRIES:
             raise FileSyncError(
-                f"rootfs {path[:80]}: more than {MAX_DEPTH} levels or {MAX_ENTRIES} files"
+                f"files: {path[:80]}: more than {MAX_DEPTH} levels or {MAX_ENTRIES} files"
             )
         try:
             fd = open_directory(self.root_fd, path)
         except OSError as error:
-            # EXDEV, a mount point: what is mounted there is not part of the rootfs.
+            # EXDEV, a mount point: what is mounted there is not part of the tree.
             if error.errno == errno.EXDEV or (error.errno in _WENT and not still):
                 return None
             raise
@@ -341,7 +354,7 @@ class Inventory:
 
     def _read_more(self, entry: int, fd: int, inner: str) -> None:
         """Read what stat does not have: attributes and a link's target."""
-        xattrs = read_xattrs(fd, inner)
+        xattrs = read_xattrs(fd, inner, layer=self._layer)
         if xattrs:
             self.xattrs[entry] = xattrs
         else:

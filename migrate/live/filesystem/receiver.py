@@ -49,6 +49,9 @@ class TreeReceiver:
         label: names the tree's streams.
         root: path of the tree, an existing directory: empty, or what an earlier
             migration left.
+        only: the one file of it that may come; None for all. Nothing else of the
+            directory is touched then, nor is the directory itself.
+        layer: it becomes the upper layer of an overlay.
         max_bytes: content of one pass beyond which it is refused.
     """
 
@@ -58,11 +61,15 @@ class TreeReceiver:
         label: str,
         root: str,
         *,
+        only: str | None = None,
+        layer: bool = False,
         max_bytes: int = _MAX_BYTES,
     ) -> None:
         self._link = link
         self._label = label
         self._root = root
+        self._only = only
+        self._layer = layer
         self._max_bytes = max_bytes
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         self._root_fd = os.open(root, flags)
@@ -150,12 +157,13 @@ class TreeReceiver:
             )
         report.frozen = bool(frozen)
         batch = passes.read_batch(stream)
+        self._check(batch)
         started = time.monotonic()
         fresh = self._roster.admit(batch)
         self._unfinished = set(batch.ids)
         self._remove(batch)
         if report.number == 1:
-            adopted = adopt(self._root_fd, batch)
+            adopted = adopt(self._root_fd, batch, only=self._only, layer=self._layer)
             _choose(answer, adopted)
             if adopted:
                 self._files.offered = adopted.blocks
@@ -172,6 +180,17 @@ class TreeReceiver:
         if report.frozen and missing:
             name = self._roster.path(min(missing))
             raise ProtocolError(f"{self._label}: the content of {name} never came")
+
+    def _check(self, batch: Batch) -> None:
+        """Refuse what this tree may not have in it."""
+        if self._only is not None:
+            for name, mode in zip(batch.names, batch.modes, strict=True):
+                if name and (name != self._only or not stat.S_ISREG(mode)):
+                    raise ProtocolError(f"{self._label}: {name} is not {self._only}, a file")
+        if not self._layer:
+            for xattrs in batch.xattrs.values():
+                if not all(map(attributes.is_carried, xattrs)):
+                    raise ProtocolError(f"{self._label}: is no layer of an overlay")
 
     def _place(self, entry: int) -> tuple[int, str]:
         """The directory's descriptor and the name of an entry."""
@@ -257,7 +276,7 @@ class TreeReceiver:
                 fd = open_regular(directory, name, os.O_RDWR)
             try:
                 received = self._files.receive(stream, entry, fd, kind, is_new=is_new, most=most)
-                _finish_open(fd, metadata, is_new=is_new)
+                self._finish_open(fd, metadata, is_new=is_new)
             finally:
                 os.close(fd)
         except OSError as error:
@@ -293,6 +312,8 @@ class TreeReceiver:
     def _finish(self, fresh: set[int]) -> None:
         """Set the metadata that content did not bring along, directories last."""
         directories: list[int] = []
+        if self._only is not None:
+            self._unfinished.discard(0)
         for entry in sorted(self._unfinished):
             metadata = self._roster.metadata[entry]
             if stat.S_ISDIR(metadata[0]):
@@ -302,7 +323,7 @@ class TreeReceiver:
         for entry in directories:
             fd = self._directories.fd(entry)
             try:
-                _finish_open(fd, self._roster.metadata[entry], is_new=entry in fresh)
+                self._finish_open(fd, self._roster.metadata[entry], is_new=entry in fresh)
             except OSError as error:
                 error.filename = self._roster.path(entry)
                 raise
@@ -315,23 +336,36 @@ class TreeReceiver:
             if stat.S_ISREG(mode):
                 fd = open_regular(directory, name, os.O_RDONLY)
                 try:
-                    _finish_open(fd, metadata, is_new=False)
+                    self._finish_open(fd, metadata, is_new=False)
                 finally:
                     os.close(fd)
             else:
                 attributes.apply_by_name(
-                    directory, name, mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns, xattrs=xattrs
+                    directory,
+                    name,
+                    mode=mode,
+                    uid=uid,
+                    gid=gid,
+                    mtime_ns=mtime_ns,
+                    xattrs=xattrs,
+                    layer=self._layer,
                 )
         except OSError as error:
             error.filename = self._roster.path(entry)
             raise
 
-
-def _finish_open(fd: int, metadata: Metadata, *, is_new: bool) -> None:
-    mode, uid, gid, mtime_ns, xattrs = metadata
-    attributes.apply_by_fd(
-        fd, mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns, xattrs=xattrs, fresh=is_new
-    )
+    def _finish_open(self, fd: int, metadata: Metadata, *, is_new: bool) -> None:
+        mode, uid, gid, mtime_ns, xattrs = metadata
+        attributes.apply_by_fd(
+            fd,
+            mode=mode,
+            uid=uid,
+            gid=gid,
+            mtime_ns=mtime_ns,
+            xattrs=xattrs,
+            fresh=is_new,
+            layer=self._layer,
+        )
 
 
 def _choose(answer: StreamWriter, adopted: Adopted | None) -> None:

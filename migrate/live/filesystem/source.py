@@ -49,14 +49,19 @@ class TreeSource:
         link: to the destination, whose `TreeReceiver` has the same label.
         label: names the tree's streams, such as `rootfs`.
         root: path of the tree.
+        only: the one file of it that counts; None for all.
+        layer: it is the upper layer of an overlay, whose files are written to without
+            an event: the overlay opens them such that none comes.
     """
 
-    def __init__(self, link: Link, label: str, root: str) -> None:
+    def __init__(
+        self, link: Link, label: str, root: str, *, only: str | None = None, layer: bool = False
+    ) -> None:
         self._link = link
         self._label = label
         self._root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._watch = None if is_foreign(self._root_fd) else Watch()
-        self._inventory = Inventory(self._root_fd, self._watch)
+        self._watch = None if layer or is_foreign(self._root_fd) else Watch()
+        self._inventory = Inventory(self._root_fd, self._watch, only=only, layer=layer)
         self._directories = OpenDirectories(self._root_fd, self._inventory.path)
         self._reader = content.BlockReader()
         self._passes = 0
