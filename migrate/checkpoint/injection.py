@@ -31,6 +31,8 @@ _PTRACE_GETREGS, _PTRACE_SETREGS = 12, 13
 _PTRACE_CONT, _PTRACE_DETACH, _PTRACE_SYSCALL = 7, 17, 24
 _PTRACE_SEIZE, _PTRACE_INTERRUPT = 0x4206, 0x4207
 _PTRACE_GETSIGMASK, _PTRACE_SETSIGMASK = 0x420A, 0x420B
+_PTRACE_GET_RSEQ_CONFIGURATION = 0x420F  # Linux 5.13
+_PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG = 0x4210  # Linux 6.4
 _PTRACE_O_TRACESYSGOOD = 1
 _PTRACE_O_SUSPEND_SECCOMP = 1 << 21
 _EVENT_STOP = 128
@@ -39,9 +41,18 @@ _WALL = 0x40000000
 _SIGNAL_SET_BYTES = 8
 
 _REGISTERS = struct.Struct("<27Q")  # struct user_regs_struct
-_AX, _DI, _ORIG_AX, _IP, _CS = 10, 14, 15, 16, 17
+_R10, _R8, _AX, _DX, _DI, _ORIG_AX, _IP, _CS = 7, 9, 10, 12, 14, 15, 16, 17
 _CODE_SEGMENT_64 = 0x33
 _NOWHERE = (1 << 64) - 1
+_MINUS_ONE = (1 << 32) - 1
+_EINTR, _ERESTARTNOHAND = (1 << 64) - 4, (1 << 64) - 514
+# The waits that a stop ends by EINTR, see signal(7), and where each has its timeout.
+_WAITS = {232: _R10, 281: _R10, 441: _R10, 128: _DX, 208: _R8, 65: None, 220: _R10}
+_TIMEOUT_IS_A_NUMBER = (232, 281)  # epoll_wait, epoll_pwait; of the others a pointer
+_RSEQ = struct.Struct("<QIIII")  # struct ptrace_rseq_configuration
+_RSEQ_CS_OFFSET = 8
+_RSEQ_CS = struct.Struct("<IIQQQ")  # version, flags, start, length, where it is aborted
+_DISPATCH = struct.Struct("<4Q")  # struct ptrace_sud_config: its mode first
 _NR_CLOSE = 3
 _NR_USERFAULTFD = 323
 _SYSCALL_INSTRUCTION = b"\x0f\x05"
@@ -70,9 +81,13 @@ def open_userfaultfd(pid: int) -> int:
 
     def work() -> None:
         # Tracing belongs to a thread: should anything go wrong, its end ends the tracing.
+        taken: list[int] = []
         try:
-            found.append(_traced(pid))
+            _traced(pid, taken)
+            found.append(taken[0])
         except BaseException as error:  # noqa: BLE001 - raised by who began the thread
+            for descriptor in taken:
+                os.close(descriptor)
             found.append(error)
 
     thread = threading.Thread(target=work, name="injection", daemon=True)
@@ -86,15 +101,18 @@ def open_userfaultfd(pid: int) -> int:
     raise result
 
 
-def _traced(pid: int) -> int:
+def _traced(pid: int, taken: list[int]) -> None:
     instruction = _find_instruction(pid)
     stopped: dict[int, int] = {}
     try:
         _stop_all(pid, stopped)
-        thread = next((each for each, status in stopped.items() if _is_at_rest(status)), None)
+        at_rest = [each for each, status in stopped.items() if _is_at_rest(status)]
+        for each in at_rest:
+            _let_wait_on(each)
+        thread = next((each for each in at_rest if _can_call(pid, each)), None)
         if thread is None:
             raise CannotInject(f"process {pid}: no thread of it can be made to call")
-        return _make_and_take(pid, thread, instruction, stopped)
+        _make_and_take(pid, thread, instruction, stopped, taken)
     finally:
         for each, status in stopped.items():
             number = 0 if _is_at_rest(status) else os.WSTOPSIG(status)
@@ -108,10 +126,7 @@ def _find_instruction(pid: int) -> int:
         for line in file:
             if line.endswith("[vdso]\n"):
                 start, end = (int(word, 16) for word in line.split(" ", 1)[0].split("-"))
-                size = end - start
-                buffer = bytearray(size)
-                memory.process_vm_readv(pid, buffer, size, struct.pack("=2Q", start, size))
-                at = buffer.find(_SYSCALL_INSTRUCTION)
+                at = _read(pid, start, end - start).find(_SYSCALL_INSTRUCTION)
                 if at >= 0:
                     return start + at
     raise CannotInject(f"process {pid}: it has no vDSO")
@@ -119,9 +134,6 @@ def _find_instruction(pid: int) -> int:
 
 def _stop_all(pid: int, stopped: dict[int, int]) -> None:
     """Stop every thread, and those made meanwhile; fill in their wait statuses."""
-    options = _PTRACE_O_TRACESYSGOOD
-    if procfs.status(pid).get("Seccomp", "0") != "0":
-        options |= _PTRACE_O_SUSPEND_SECCOMP  # its filter need not know of our call
     gone: set[int] = set()
     for _ in range(_ROUNDS):
         threads = set(map(int, os.listdir(f"/proc/{pid}/task"))) - stopped.keys() - gone
@@ -129,13 +141,12 @@ def _stop_all(pid: int, stopped: dict[int, int]) -> None:
             return
         for thread in threads:
             try:
-                syscalls.ptrace(_PTRACE_SEIZE, thread, options)
-            except KernelError:
-                if _has_ended(pid, thread):
-                    gone.add(thread)
-                    continue
-                raise
-            syscalls.ptrace(_PTRACE_INTERRUPT, thread)
+                syscalls.ptrace(_PTRACE_SEIZE, thread, _options(thread))
+                syscalls.ptrace(_PTRACE_INTERRUPT, thread)
+            except (KernelError, FileNotFoundError, ProcessLookupError):
+                if not _has_ended(pid, thread):
+                    raise
+                gone.add(thread)
         for thread in threads - gone:
             status = _wait(thread)
             if status is None:
@@ -143,6 +154,14 @@ def _stop_all(pid: int, stopped: dict[int, int]) -> None:
             else:
                 stopped[thread] = status
     raise CannotInject(f"process {pid}: its threads multiply faster than they can be stopped")
+
+
+def _options(thread: int) -> int:
+    """Return how a thread is traced."""
+    if procfs.status(thread).get("Seccomp", "0") == "0":
+        return _PTRACE_O_TRACESYSGOOD
+    # Its filter, which other threads need not have, need not know of our call.
+    return _PTRACE_O_TRACESYSGOOD | _PTRACE_O_SUSPEND_SECCOMP
 
 
 def _has_ended(pid: int, thread: int) -> bool:
@@ -174,7 +193,66 @@ def _is_at_rest(status: int) -> bool:
     return status >> 16 == _EVENT_STOP
 
 
-def _make_and_take(pid: int, thread: int, instruction: int, stopped: dict[int, int]) -> int:
+def _let_wait_on(thread: int) -> None:
+    """Have a wait without end that our stop has ended by EINTR be restarted after it.
+
+    Where a signal is to be handled, the kernel turns this into EINTR by itself. A wait
+    with a timeout would have the whole of it again, so it gets EINTR.
+    """
+    content = bytearray(_REGISTERS.size)
+    syscalls.ptrace(_PTRACE_GETREGS, thread, content)
+    registers = list(_REGISTERS.unpack(content))
+    call = registers[_ORIG_AX]
+    if registers[_AX] != _EINTR or call not in _WAITS or registers[_CS] != _CODE_SEGMENT_64:
+        return
+    place = _WAITS[call]
+    timeout = 0 if place is None else registers[place]
+    if timeout & _MINUS_ONE == _MINUS_ONE if call in _TIMEOUT_IS_A_NUMBER else timeout == 0:
+        registers[_AX] = _ERESTARTNOHAND
+        syscalls.ptrace(_PTRACE_SETREGS, thread, bytearray(_REGISTERS.pack(*registers)))
+
+
+def _can_call(pid: int, thread: int) -> bool:
+    """Tell whether a stopped thread can be sent elsewhere and back."""
+    dispatch = bytearray(_DISPATCH.size)
+    with contextlib.suppress(KernelError):  # an older kernel
+        syscalls.ptrace(_PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, thread, dispatch, _DISPATCH.size)
+    if _DISPATCH.unpack(dispatch)[0]:
+        return False  # our call would be taken for one of the program it emulates
+    return not _is_in_critical_section(pid, thread)
+
+
+def _is_in_critical_section(pid: int, thread: int) -> bool:
+    """Tell whether a thread is where the kernel would abort it, see rseq(2).
+
+    Elsewhere the kernel forgets of it, and would not abort it when it is back.
+    """
+    rseq = bytearray(_RSEQ.size)
+    try:
+        syscalls.ptrace(_PTRACE_GET_RSEQ_CONFIGURATION, thread, rseq, _RSEQ.size)
+    except KernelError:
+        return False  # an older kernel
+    address = _RSEQ.unpack(rseq)[0]
+    if not address:
+        return False
+    pointer = int.from_bytes(_read(pid, address + _RSEQ_CS_OFFSET, 8), "little")
+    if not pointer:
+        return False
+    _, _, start, length, _ = _RSEQ_CS.unpack(_read(pid, pointer, _RSEQ_CS.size))
+    registers = bytearray(_REGISTERS.size)
+    syscalls.ptrace(_PTRACE_GETREGS, thread, registers)
+    return bool(start <= _REGISTERS.unpack(registers)[_IP] < start + length)
+
+
+def _read(pid: int, address: int, size: int) -> bytearray:
+    buffer = bytearray(size)
+    memory.process_vm_readv(pid, buffer, size, struct.pack("=2Q", address, size))
+    return buffer
+
+
+def _make_and_take(
+    pid: int, thread: int, instruction: int, stopped: dict[int, int], taken: list[int]
+) -> None:
     """Have a stopped thread make the descriptor, take it over, and close it there."""
     saved = bytearray(_REGISTERS.size)
     syscalls.ptrace(_PTRACE_GETREGS, thread, saved)
@@ -192,7 +270,7 @@ def _make_and_take(pid: int, thread: int, instruction: int, stopped: dict[int, i
         try:
             pidfd = syscalls.pidfd_open(pid)
             try:
-                return syscalls.pidfd_getfd(pidfd, number)
+                taken.append(syscalls.pidfd_getfd(pidfd, number))
             finally:
                 os.close(pidfd)
         finally:
@@ -212,10 +290,13 @@ def _call(thread: int, saved: bytearray, instruction: int, number: int, argument
     for _ in ("entry", "exit"):
         syscalls.ptrace(_PTRACE_SYSCALL, thread)
         status = _wait(thread)
-        while status is not None and _is_at_rest(status):  # a group stop came in between
-            syscalls.ptrace(_PTRACE_SYSCALL, thread)
+        while status is not None and os.WSTOPSIG(status) != _SYSCALL_STOP:
+            # SIGSTOP, which cannot be blocked, came in between: it counts once we let go.
+            syscalls.ptrace(
+                _PTRACE_SYSCALL, thread, 0 if _is_at_rest(status) else os.WSTOPSIG(status)
+            )
             status = _wait(thread)
-        if status is None or os.WSTOPSIG(status) != _SYSCALL_STOP:
+        if status is None:
             raise CannotInject(f"thread {thread} was ended")
     answer = bytearray(_REGISTERS.size)
     syscalls.ptrace(_PTRACE_GETREGS, thread, answer)
