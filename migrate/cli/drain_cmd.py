@@ -6,6 +6,7 @@ line. Must not live here: how it is shown (`draining`). Imported by `program` on
 
 from __future__ import annotations
 
+import shutil
 import sys
 
 from migrate.cli.command import DURATION, FLAG, LIST, Call
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from migrate.events import Departed
+    from migrate.live.reach import Way
 
 # What `drain` says itself to each `live`.
-_OWN = ("to", "bridge", "json")
+_OWN = ("to", "bridge", "json", "transport", "control-path")
 _STATUSES = {"moved": 0, "undecided": 4, "lost": 5}
 
 
@@ -34,7 +36,7 @@ def run(call: Call) -> int:
         raise UsageError(
             f"invalid value for --parallel: {call.number('parallel')}", "Write 1 or more."
         )
-    first = way(call, "")
+    first = way(_with_transport(call), "")
     order = Order(
         store=call.store,
         ways=[replace(first, target=target) for target in _targets(call)],
@@ -42,7 +44,7 @@ def run(call: Call) -> int:
         bridges=bridges(call),
         parallel=call.number("parallel"),
         command=_program(call),
-        arguments=lambda name, target, concerned: _words(call, name, target, concerned),
+        arguments=lambda name, there, concerned: _words(call, name, there, concerned),
     )
     with showing_many(json=call.has("json")):
         return status_of(drain(order))
@@ -51,6 +53,14 @@ def run(call: Call) -> int:
 def status_of(departed: list[Departed]) -> int:
     """Return the exit status: that of the worst."""
     return max((_STATUSES.get(each.result, 1) for each in departed), default=0)
+
+
+def _with_transport(call: Call) -> Call:
+    """Return the call with a transport chosen where none was given."""
+    if call.text("transport"):
+        return call
+    chosen = "openssh" if shutil.which("ssh") else "paramiko"
+    return Call(call.command, {**call.options, "transport": chosen}, call.globals, call.arguments)
 
 
 def _targets(call: Call) -> list[str]:
@@ -83,13 +93,15 @@ def _program(call: Call) -> list[str]:
     return words
 
 
-def _words(call: Call, name: str, target: str, concerned: Mapping[str, str]) -> list[str]:
+def _words(call: Call, name: str, there: Way, concerned: Mapping[str, str]) -> list[str]:
     """Return the words of one migration, the options that `live` has, too, handed on."""
     from migrate.cli.options import COMMANDS
 
-    words = ["live", name, "--to", target, "--json"]
-    for here, there in concerned.items():
-        words += ["--bridge", f"{here}={there}"]
+    words = ["live", name, "--to", there.target, "--json", "--transport", there.transport]
+    if there.control_path:
+        words += ["--control-path", there.control_path]
+    for bridge, other in concerned.items():
+        words += ["--bridge", f"{bridge}={other}"]
     for option in COMMANDS["live"].options:
         key = option.names[0]
         value = call.options.get(key, option.default)

@@ -77,15 +77,17 @@ def way(call: Call, target: str) -> Way:
     """Return how the other host is reached, from the options that they all share.
 
     Raises:
-        UsageError: the transport is none.
+        UsageError: the transport is none, or is not that of a control path.
     """
     from migrate.live.reach import Way
 
-    transport = call.text("transport")
+    transport, control_path = call.text("transport"), call.options.get("control-path")
     if transport not in ("paramiko", "openssh"):
         raise UsageError(
             f"invalid value for --transport: {transport}", "Write paramiko or openssh."
         )
+    if control_path and transport != "openssh":
+        raise UsageError("--control-path is for the ssh program", "Add --transport openssh.")
     agent = [call.text("remote-command")]
     if call.text("remote-root"):
         agent += ["--root", call.text("remote-root")]
@@ -97,4 +99,5 @@ def way(call: Call, target: str) -> Way:
         known_hosts=call.text("known-hosts") or None,
         identity=call.text("identity") or None,
         connect_seconds=call.seconds("connect-timeout") or None,
+        control_path=str(control_path) if control_path else None,
     )

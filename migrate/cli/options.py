@@ -153,14 +153,17 @@ _RESTORE = (
 
 _JOURNAL = Option("journal-dir", "directory of the journals, /var/lib/migrate", TEXT, "", "DIR")
 _JSON = Option("json", "print what happens as JSON, one object a line")
-_REACH = (
+_LOGIN = (
     Option("identity i", "private key to log in with", TEXT, "", "FILE"),
     Option("ssh-config F", "ssh_config to use, ~/.ssh/config if not given", TEXT, "", "FILE"),
     Option("known-hosts", "known_hosts to check the host's key with", TEXT, "", "FILE"),
     Option("remote-command", "this program on the other host", TEXT, "migrate", "PATH"),
     Option("remote-root", "state directory on the other host", TEXT, "", "DIR"),
-    Option("transport", "paramiko, or openssh for the ssh program", TEXT, "paramiko", "NAME"),
     Option("connect-timeout", "how long to try to connect", DURATION, 15.0, "DURATION"),
+)
+_REACH = (
+    *_LOGIN,
+    Option("transport", "paramiko, or openssh for the ssh program", TEXT, "paramiko", "NAME"),
 )
 
 _BRIDGE = Option(
@@ -178,17 +181,32 @@ _WHERE = (
     _BRIDGE,
     *_REACH,
 )
-# How one migration is done; `drain` hands these on to each of its own.
-_MANNER = (_JOURNAL,)
+_CONTROL = Option(
+    "control-path",
+    "go through the connection of an `ssh -M` that listens there, by --transport openssh",
+    TEXT,
+    "",
+    "PATH",
+)
 _STRATEGY = Option(
     "strategy", "how memory goes: auto, stop-copy, pre-copy", TEXT, "auto", "STRATEGY"
 )
-_LIVE = (*_WHERE, *_MANNER, _STRATEGY, _JSON)
+# How one migration is done; `drain` hands these on to each of its own.
+_MANNER = (_STRATEGY, _JOURNAL)
+_LIVE = (*_WHERE, *_MANNER, _CONTROL, _JSON)
 _DRAIN = (
     Option("to", "the other hosts, as ssh names them", TEXT, "", "HOST[,HOST...]"),
     Option("parallel", "how many move at the same time, at most", NUMBER, 2, "N"),
     _BRIDGE,
-    *_REACH,
+    *_LOGIN,
+    Option(
+        "transport",
+        "openssh, with one connection to a host for all that go there, or paramiko with one "
+        "each; openssh if not given and the ssh program is there",
+        TEXT,
+        "",
+        "NAME",
+    ),
     *_MANNER,
     _JSON,
 )

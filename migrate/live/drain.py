@@ -15,8 +15,10 @@ commit rolls back, one behind it is finished.
 from __future__ import annotations
 
 import collections
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from migrate.errors import MigrateError, MigrationError
@@ -27,7 +29,7 @@ from migrate.live.hearing import counted
 from migrate.live.host_facts import HostFacts, gather
 from migrate.live.needs import Needs
 from migrate.live.placement import Demand, Disk, Offer, Room, place
-from migrate.live.reach import Reached, Way, reach
+from migrate.live.reach import Reached, Way, reach, shared
 from migrate.live.subject import MOVABLE, Subject
 from migrate.runtime import state
 from migrate.runtime.state import Store
@@ -46,8 +48,8 @@ class Order:
         bridges: of this host, and what stands for them on the others.
         parallel: how many migrations run at once, at most.
         command: this program with its options before the command's name.
-        arguments: from a container, its destination and the bridges that concern it, to
-            the words of one migration.
+        arguments: from a container, the way to its destination and the bridges that
+            concern it, to the words of one migration.
     """
 
     store: Store
@@ -56,7 +58,7 @@ class Order:
     bridges: Mapping[str, str]
     parallel: int
     command: Sequence[str]
-    arguments: Callable[[str, str, Mapping[str, str]], Sequence[str]]
+    arguments: Callable[[str, Way, Mapping[str, str]], Sequence[str]]
 
 
 @dataclass(slots=True)
@@ -68,6 +70,7 @@ class Survey:
         subjects: the others.
         needs: what each of these takes.
         rooms: the hosts that answered, by the user's name for them.
+        ways: to these.
         offers: what each of them says to each container.
     """
 
@@ -75,6 +78,7 @@ class Survey:
     subjects: dict[str, Subject] = field(default_factory=dict)
     needs: dict[str, Needs] = field(default_factory=dict)
     rooms: dict[str, Room] = field(default_factory=dict)
+    ways: dict[str, Way] = field(default_factory=dict)
     offers: dict[tuple[str, str], Offer] = field(default_factory=dict)
 
 
@@ -85,7 +89,19 @@ def drain(order: Order) -> list[Departed]:
         MigrationError: none of the hosts could be reached.
     """
     began = time.monotonic()
-    found = survey(order)
+    with ExitStack() as stack:
+        departed = _drain(order, stack)
+    emit(Drained(departed=departed, total_seconds=round(time.monotonic() - began, 6)))
+    return departed
+
+
+def _drain(order: Order, stack: ExitStack) -> list[Departed]:
+    """Look, place and move.
+
+    Args:
+        stack: holds the connections until all is over.
+    """
+    found = survey(order, stack)
     departed = [_noted(each) for each in found.failed]
     wanted = [
         Demand(
@@ -113,8 +129,7 @@ def drain(order: Order) -> list[Departed]:
                     )
                 )
             )
-    departed += move(order, queue, found.subjects)
-    emit(Drained(departed=departed, total_seconds=round(time.monotonic() - began, 6)))
+    departed += move(order, queue, found)
     return departed
 
 
@@ -126,8 +141,11 @@ def _noted(departed: Departed) -> Departed:
 # --- looking ---
 
 
-def survey(order: Order) -> Survey:
+def survey(order: Order, stack: ExitStack) -> Survey:
     """Look at every container, and ask every host about each.
+
+    Args:
+        stack: takes the connections that migrations will go through.
 
     Raises:
         MigrationError: none of the hosts could be reached.
@@ -146,13 +164,16 @@ def survey(order: Order) -> Survey:
         if refusals:
             refused[name] = counted(refusals)
     problems = []
-    for way in order.ways:
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="migrate-ssh-"))
+    for number, alone in enumerate(order.ways):
         try:
+            way = stack.enter_context(shared(alone, f"{folder}/{number}"))
             with reach(way) as reached:
+                found.ways[way.target] = way
                 _ask(found, here, way.target, reached, refused)
         except MigrateError as error:
             problems.append(error)
-            emit(Log(level="warning", message=f"{way.host} takes none: {error.message}"))
+            emit(Log(level="warning", message=f"{alone.host} takes none: {error.message}"))
     if not found.rooms:
         raise MigrationError(
             f"no host can be asked: {problems[0].message}", problems[0].hint
@@ -209,15 +230,16 @@ def _ask(
 # --- moving ---
 
 
-def move(order: Order, queue: Queue, subjects: Mapping[str, Subject]) -> list[Departed]:
+def move(order: Order, queue: Queue, found: Survey) -> list[Departed]:
     """Move what is queued, so many at once; return how each fared."""
     departed: list[Departed] = []
     with Crew() as crew:
         while queue or len(crew):
             while queue and len(crew) < order.parallel and not crew.is_stopping:
                 name, target = queue.popleft()
-                bridges = _concerned(order, subjects[name])
-                crew.begin(name, target, order.command, order.arguments(name, target, bridges))
+                bridges = _concerned(order, found.subjects[name])
+                words = order.arguments(name, found.ways[target], bridges)
+                crew.begin(name, target, order.command, words)
             if crew.is_stopping:
                 departed += [_noted(_not_begun(name, target)) for name, target in queue]
                 queue.clear()

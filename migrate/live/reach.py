@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from migrate.errors import MigrationError
@@ -30,6 +30,8 @@ class Way:
         target: `[user@]host[:port]`.
         agent: the command there.
         transport: which program speaks SSH.
+        control_path: of a connection that others go through, too, while it is there. No
+            journal keeps it: recovery makes one of its own.
     """
 
     target: str
@@ -40,10 +42,11 @@ class Way:
     identity: str | None = None
     connect_seconds: float | None = None
     silence_seconds: float = field(default=SILENCE_SECONDS)
+    control_path: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what a journal keeps."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "control_path"}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Way:
@@ -78,16 +81,40 @@ def reach(way: Way) -> Iterator[Reached]:
     Raises:
         TransportError: one of the three failed; says which, and what to do.
     """
-    options = Options(
+    target = Target.parse(way.target)
+    with connect(target, _options(way), transport=way.transport) as session:
+        channel = session.run(way.agent)
+        with Link(channel, "source", silence_seconds=way.silence_seconds) as link:
+            yield Reached(link, link.handshake())
+
+
+@contextlib.contextmanager
+def shared(way: Way, path: str) -> Iterator[Way]:
+    """Log in once, and give the way through that connection; by the ssh program alone.
+
+    Args:
+        path: of its socket, in a folder of ours alone.
+
+    Raises:
+        TransportError: it cannot be reached, or does not let us in.
+    """
+    if way.transport != "openssh":
+        yield way
+        return
+    from migrate.transport.shared import SharedConnection
+
+    with SharedConnection(Target.parse(way.target), _options(way), path):
+        yield replace(way, control_path=path)
+
+
+def _options(way: Way) -> Options:
+    return Options(
         config_file=way.config_file,
         known_hosts=way.known_hosts,
         identity=way.identity,
         timeout_seconds=way.connect_seconds,
+        control_path=way.control_path,
     )
-    with connect(Target.parse(way.target), options, transport=way.transport) as session:
-        channel = session.run(way.agent)
-        with Link(channel, "source", silence_seconds=way.silence_seconds) as link:
-            yield Reached(link, link.handshake())
 
 
 def measure_round_trips(link: Link) -> list[float]:

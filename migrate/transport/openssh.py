@@ -20,7 +20,8 @@ from migrate.transport.ssh import Helper, Options, Target, command_line, explain
 from migrate.transport.sshconfig import ssh_arguments
 
 # ssh asks nothing and adds nothing; the link has its own compression and its
-# own heartbeats; a user's multiplexed or forwarded connection is not used.
+# own heartbeats; a user's multiplexed or forwarded connection is not used, only one
+# that is named. ssh takes the first value it is told of each.
 _SETTINGS = (
     "BatchMode=yes",
     "StrictHostKeyChecking=yes",
@@ -29,7 +30,6 @@ _SETTINGS = (
     "Compression=no",
     "ServerAliveInterval=0",
     "ControlMaster=no",
-    "ControlPath=none",
     "ClearAllForwardings=yes",
     "ForwardAgent=no",
     "ForwardX11=no",
@@ -45,6 +45,28 @@ _EXIT_WAIT_SECONDS = 2.0
 _END_SECONDS = 0.5
 
 
+def arguments(target: Target, options: Options, *, settings: Sequence[str] = ()) -> list[str]:
+    """Return ssh with its options, up to the host's name.
+
+    Args:
+        settings: as of ssh_config(5), before this module's own.
+    """
+    chosen = [*settings, *_SETTINGS, f"ControlPath={options.control_path or 'none'}"]
+    if options.timeout_seconds is not None:
+        chosen.append(f"ConnectTimeout={max(1, round(options.timeout_seconds))}")
+    command = ["ssh", *ssh_arguments(target, options)]
+    for setting in chosen:
+        command += ["-o", setting]
+    return command
+
+
+def no_program() -> TransportError:
+    """Return the error where there is no ssh."""
+    return TransportError(
+        "ssh: command not found", "Install openssh-client, or use --transport paramiko."
+    )
+
+
 class OpensshSession:
     """Runs ssh once for each command; see `ssh.Session`."""
 
@@ -56,13 +78,8 @@ class OpensshSession:
 
     def run(self, argv: Sequence[str]) -> OpensshChannel:
         """See `ssh.Session.run`."""
-        settings = list(_SETTINGS)
-        if self._options.timeout_seconds is not None:
-            settings.append(f"ConnectTimeout={max(1, round(self._options.timeout_seconds))}")
-        command = ["ssh", *ssh_arguments(self._target, self._options)]
-        for setting in settings:
-            command += ["-o", setting]
-        command += ["--", self._target.host, command_line(argv)]
+        command = [*arguments(self._target, self._options), "--", self._target.host]
+        command.append(command_line(argv))
         channel = OpensshChannel(command, self._target, argv)
         self._channels.append(channel)
         return channel
@@ -93,9 +110,7 @@ class OpensshChannel:
             self._ssh = Helper(command, theirs)
         except FileNotFoundError as error:
             ours.close()
-            raise TransportError(
-                "ssh: command not found", "Install openssh-client, or use --transport paramiko."
-            ) from error
+            raise no_program() from error
         self._bytes = socket_channel(ours, target.host)
 
     def send(self, *buffers: bytes | bytearray | memoryview) -> None:

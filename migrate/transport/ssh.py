@@ -94,12 +94,15 @@ class Options:
         identity: a private key file to try before all others.
         timeout_seconds: for connecting and for each step of logging in; None
             leaves it to ConnectTimeout in ~/.ssh/config, else 10.
+        control_path: of a `shared` connection to go through while it is there; the ssh
+            program alone can.
     """
 
     config_file: str | None = None
     known_hosts: str | None = None
     identity: str | None = None
     timeout_seconds: float | None = None
+    control_path: str | None = None
 
 
 class Session(Protocol):

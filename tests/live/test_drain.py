@@ -265,6 +265,37 @@ def test_a_host_that_cannot_be_reached_takes_none(herd: Herd) -> None:
     herd.must_run_on("a", "host3")
 
 
+@pytest.mark.parametrize("transport", ["", "openssh", "paramiko"])
+def test_all_that_go_to_a_host_share_a_connection_of_the_ssh_program(
+    herd: Herd, transport: str
+) -> None:
+    herd.make()
+    agent = herd.host2.folder(AGENT)
+    agent.write_text(
+        f'#!/bin/sh\necho "$SSH_CONNECTION" >>{AGENT}.connections\nexec migrate "$@"\n'
+    )
+    agent.chmod(0o755)
+    words = ["--transport", transport] if transport else []
+    assert herd.drain("--remote-command", AGENT, *words, to="host2").returncode == 0
+    connections = read(herd.host2.folder(f"{AGENT}.connections")).splitlines()
+    assert len(connections) == 1 + len(HERD)
+    assert len(set(connections)) == (len(connections) if transport == "paramiko" else 1)
+    for name in HERD:
+        herd.must_run_on(name, "host2")
+
+
+def test_each_is_told_how_to_move(herd: Herd) -> None:
+    herd.make(("a",))
+    done = herd.drain("--json", "--strategy", "stop-copy")
+    assert done.returncode == 0
+    (report,) = [
+        each["happened"]["report"]
+        for each in map(json.loads, done.stdout.splitlines())
+        if each["event"] == "Relayed" and each["happened"]["event"] == "Report"
+    ]
+    assert report["strategy"] == "stop-copy"
+
+
 def test_without_any_host_nothing_is_touched(herd: Herd) -> None:
     herd.make(("a",))
     done = herd.drain(to="nowhere.invalid")
