@@ -334,7 +334,8 @@ def _strangers(cgroup: Mapping[str, str], pids: Iterable[int]) -> list[Obstacle]
                         verdict="warn",
                         what=f"process {pid} ({procfs.status(pid)['Name']}) was started by `exec` "
                         "and stays behind",
-                        hint="Start it again by `exec` afterwards.",
+                        hint="Start it again afterwards; by `exec --detach`, without a pid file, "
+                        "it would go along.",
                     )
                 )
     return found

@@ -14,6 +14,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from migrate.checkpoint import netns, options
@@ -30,7 +31,7 @@ _OPEN_PARENT = "/run"
 
 
 @contextlib.contextmanager
-def prepared(
+def prepared(  # noqa: PLR0913 - each is a thing of its own
     spec: Any,
     bundle: str,
     facts: Facts,
@@ -40,6 +41,7 @@ def prepared(
     work: str,
     network: int | None = None,
     has_streams: bool = False,
+    files: Mapping[int, str] = MappingProxyType({}),
 ) -> Iterator[tuple[Place, Target]]:
     """Yield where CRIU shall live and what it is given; keep it until it has ended.
 
@@ -52,6 +54,7 @@ def prepared(
             config.json and the facts say.
         has_streams: this process's standard descriptors become the container's; without
             it they become /dev/null.
+        files: paths on this host that take the place of standard descriptors instead.
 
     Raises:
         UsageError: something the container had open outside is not here.
@@ -89,7 +92,8 @@ def prepared(
             cgroup=cgroup,
             network=network,
             inherited={
-                each.key: _counterpart(stack, each, has_streams=has_streams) for each in facts.stdio
+                each.key: _counterpart(stack, each, files, has_streams=has_streams)
+                for each in facts.stdio
             },
         )
         yield place, target
@@ -179,9 +183,13 @@ def _namespace_path(spec: Any, kind: str) -> str:
     return ""
 
 
-def _counterpart(stack: contextlib.ExitStack, each: Stdio, *, has_streams: bool) -> int:
+def _counterpart(
+    stack: contextlib.ExitStack, each: Stdio, files: Mapping[int, str], *, has_streams: bool
+) -> int:
     """Return the descriptor that takes the place of one that led outside."""
-    if has_streams and each.descriptor >= 0:
+    if each.descriptor in files:
+        descriptor = _appended(files[each.descriptor])
+    elif has_streams and each.descriptor >= 0:
         # CRIU has standard descriptors of its own, so the container's need other numbers.
         descriptor = fcntl.fcntl(each.descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_DESCRIPTOR)
     elif has_streams and each.kind == "file":
@@ -189,6 +197,23 @@ def _counterpart(stack: contextlib.ExitStack, each: Stdio, *, has_streams: bool)
     else:
         descriptor = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def _appended(path: str) -> int:
+    """Return a log file of this host, made where it is not there."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o640)
+    except OSError as error:
+        raise UsageError(
+            f"file {path}, for the container's output: {str(error.strerror).lower()}",
+            "Make its directory, or name another file.",
+        ) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UsageError(f"file {path}, for the container's output, is not a regular file")
+    os.set_blocking(descriptor, True)
     return descriptor
 
 

@@ -41,6 +41,10 @@ def run(call: Call) -> int:
         warn=say_warning,
     )
     if call.has("detach"):
+        # Engines, which wait for it, ask for its pid.
+        options.adopted = not any(
+            call.text(name) for name in ("pid-file", "pidfd-socket", "console-socket")
+        )
         exec_process(store, record, process, options)
         return 0
     from migrate.runtime.relay import Relay

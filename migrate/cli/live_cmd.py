@@ -33,10 +33,26 @@ def run(call: Call) -> int:
         criu=str(call.globals["criu"] or "") or None,
         bridges=bridges(call),
         strategy=strategy(call),
+        files=_files(call),
     )
     with showing(json=call.has("json")):
         migrate(order)
     return 0
+
+
+def _files(call: Call) -> dict[int, str]:
+    """Return where standard output and error go over there.
+
+    Raises:
+        UsageError: a path is not absolute.
+    """
+    found = {1: call.text("stdout"), 2: call.text("stderr")}
+    for path in found.values():
+        if path and not path.startswith("/"):
+            raise UsageError(
+                f"{path} is not an absolute path", "The file is on the other host: name it whole."
+            )
+    return {number: path for number, path in found.items() if path}
 
 
 def strategy(call: Call) -> Strategy:

@@ -193,7 +193,11 @@ _STRATEGY = Option(
 )
 # How one migration is done; `drain` hands these on to each of its own.
 _MANNER = (_STRATEGY, _JOURNAL)
-_LIVE = (*_WHERE, *_MANNER, _CONTROL, _JSON)
+_OUTPUT = (
+    Option("stdout", "file on the other host that takes the container's output", TEXT, "", "FILE"),
+    Option("stderr", "the same for its errors", TEXT, "", "FILE"),
+)
+_LIVE = (*_WHERE, *_MANNER, *_OUTPUT, _CONTROL, _JSON)
 _DRAIN = (
     Option("to", "the other hosts, as ssh names them", TEXT, "", "HOST[,HOST...]"),
     Option("parallel", "how many move at the same time, at most", NUMBER, 2, "N"),
@@ -314,6 +318,10 @@ COMMANDS = {
         "back and runs on here, and the rest is finished.\n\nThe exit status is 0 where all have "
         "moved, 1 where one has not, 4 where it is not known of one (see `recover`), and 5 where "
         "one is lost.",
+    ),
+    "attach": Command(
+        "take the terminal of a container that has come by `live`",
+        details="Ctrl-P Ctrl-Q gives it back; the container runs on.",
     ),
     "recover": Command(
         "settle a migration that was cut off, from the journals of both hosts",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import time
+
 from migrate.cli.bundles import bundle_of, create_options
 from migrate.runtime.configfile import read_config
 from migrate.runtime.delete import delete
 from migrate.runtime.launch import create, start
 from migrate.runtime.spec import decode
+from migrate.runtime.statedir import MIGRATION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,6 +19,9 @@ if TYPE_CHECKING:
     from migrate.runtime.launch import CreateOptions
     from migrate.runtime.spec.model import Spec
     from migrate.runtime.state import Record
+
+# How long a migration may take from the end of the processes here to its own.
+MOVE_SECONDS = 60.0
 
 
 def run(call: Call) -> int:
@@ -72,5 +80,19 @@ def _begin(call: Call, spec: Spec, bundle: str, options: CreateOptions) -> Recor
 
 def _end(call: Call) -> None:
     """Delete what has ended, unless --keep."""
-    if not call.has("keep"):
+    if _has_left(call):
+        sys.stderr.write(
+            f'migrate: container "{call.id}" is not here any more: it was moved, or deleted by '
+            "another command\n"
+        )
+    elif not call.has("keep"):
         delete(call.store, call.id, force=True)
+
+
+def _has_left(call: Call) -> bool:
+    """Tell whether another command took it; one that is moving it is waited for."""
+    guard = f"{call.store.path(call.id)}/{MIGRATION}"
+    deadline = time.monotonic() + MOVE_SECONDS
+    while os.path.exists(guard) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not call.store.exists(call.id)

@@ -34,6 +34,7 @@ from migrate.live.network.plan import Plan
 from migrate.live.network.switch import switches_of
 from migrate.live.phases import GIVES_UP_ALONE, MESSAGES, Landing
 from migrate.live.reality import look_at_tasks, stamp, wait_for_criu_in
+from migrate.live.terminal import put_before
 from migrate.live.wire import Fields
 from migrate.runtime import cgroup
 from migrate.runtime.state import SCHEMA_VERSION, Store, boot_id
@@ -224,8 +225,9 @@ class Destination:
         return {"pid": pid}
 
     def _commit(self, fields: Fields) -> object:
-        del fields
         journal, place = self._open()
+        if unread := fields.optional_text("unread"):
+            put_before(self._settings.store.path(place.container_id), unread)
         if self.reached is Landing.HELD:
             self._enter(Landing.COMMITTED, durable=False)
         resume_seconds, ended = None, False

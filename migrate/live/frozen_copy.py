@@ -221,8 +221,8 @@ class FrozenCopy:
 
     def _hear_active(self) -> float:
         """Say the commit; return how long resuming took over there, in seconds."""
-        name = {"container": self._run.record["id"]}
-        answer = self._link.call("commit", name, ACTIVE_SECONDS)
+        value = {"container": self._run.record["id"], "unread": self._run.unread_output()}
+        answer = self._link.call("commit", value, ACTIVE_SECONDS)
         self._run.timeline.mark("active")
         seconds = answer.get("resume_seconds") if isinstance(answer, dict) else None
         return float(seconds) if isinstance(seconds, int | float) else 0.0

@@ -17,7 +17,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from migrate.checkpoint import apart, left_out
@@ -56,6 +56,7 @@ class Announced:
         config: config.json as the bundle here has it.
         record: what is kept of the source's record.
         paused: it shall arrive frozen.
+        files: paths here that its standard output and error go to.
         memory: how it comes: `memory`, from CRIU while it stands still, or `pages`,
             while it runs.
     """
@@ -67,6 +68,7 @@ class Announced:
     paused: bool
     memory: str
     migration: str
+    files: dict[int, str] = field(default_factory=dict)
 
     @staticmethod
     def of(fields: Fields) -> Announced:
@@ -90,7 +92,18 @@ class Announced:
             record=_record_of(Fields("receive: record", fields.object("record"))),
             paused=fields.claim("paused"),
             migration=fields.text("migration"),
+            files=_files_of(fields.object("files")),
         )
+
+
+def _files_of(said: dict[str, Any]) -> dict[int, str]:
+    """Return which files take which standard descriptors."""
+    if not said.keys() <= {"1", "2"} or not all(
+        isinstance(path, str) and path.startswith("/") and "\0" not in path
+        for path in said.values()
+    ):
+        raise ProtocolError("receive: files for the output are not what they should be")
+    return {int(number): path for number, path in said.items()}
 
 
 def _record_of(said: Fields) -> dict[str, Any]:

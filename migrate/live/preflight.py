@@ -63,7 +63,7 @@ def look_here(
     if subject is None:
         return None, findings
     needs = needs_of(subject.record, subject.spec, subject.facts, subject.plan)
-    findings += standing.judge(subject.facts, subject.plan, here)
+    findings += standing.judge(subject.facts, subject.plan, here, subject.files)
     return needs, findings
 
 

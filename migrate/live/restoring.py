@@ -17,6 +17,7 @@ from migrate.checkpoint.prepare import prepared
 from migrate.checkpoint.restore import Restore
 from migrate.live.arrival import Place
 from migrate.live.network.build import Built
+from migrate.live.terminal import Holder
 
 if TYPE_CHECKING:
     from migrate.live.incoming import Announced
@@ -64,8 +65,21 @@ def prepare(
             cgroup=place.cgroup,
             work=place.work,
             network=network.descriptor,
+            files=incoming.files,
         )
     )
+    holder = None
+    if facts.terminal:
+        holder = stack.enter_context(Holder(f"{place.root}/{place.container_id}"))
     return stack.enter_context(
-        Restore(criu, facts, request, place=where, target=target, images=images, gated=True)
+        Restore(
+            criu,
+            facts,
+            request,
+            place=where,
+            target=target,
+            images=images,
+            gated=True,
+            on_terminal=holder.take if holder is not None else None,
+        )
     )

@@ -17,6 +17,7 @@ the other side; if that has lost its copy before it ever ran, it runs on here af
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import time
@@ -60,6 +61,7 @@ from migrate.live.report import Bytes, Timeline
 from migrate.live.stop_copy import StreamedMemory
 from migrate.live.strategy import Situation, Strategy, choose
 from migrate.live.subject import Subject
+from migrate.live.unread import Unread
 from migrate.runtime import state
 from migrate.runtime.spec.decoding import decode
 from migrate.runtime.state import Store
@@ -82,6 +84,7 @@ class Order:
         criu: as given by --criu.
         bridges: those the container is on, and what stands for them over there.
         strategy: how the memory goes.
+        files: paths over there that standard output (1) and error (2) go to.
     """
 
     container_id: str
@@ -92,6 +95,7 @@ class Order:
     criu: str | None
     bridges: Mapping[str, str] = field(default_factory=dict)
     strategy: Strategy = "auto"
+    files: Mapping[int, str] = field(default_factory=dict)
 
 
 def migrate(order: Order) -> dict[str, Any]:
@@ -148,6 +152,7 @@ class Migration:
         self.criu = ""
         self.plan: Plan = Plan(kind="host")
         self.departure: Departure | None = None
+        self._unread: Unread | None = None
         self._has_asked = False
         self._was_told = False
 
@@ -169,6 +174,8 @@ class Migration:
             self.journal.close()
             if self.departure is not None:
                 self.departure.close()
+            if self._unread is not None:
+                self._unread.close()
 
     # The way it should go.
 
@@ -186,6 +193,8 @@ class Migration:
         self._check(reached, facts, spec)
         round_trips = measure_round_trips(link)
         self.departure = self._depart()
+        if facts.terminal:
+            self._unread = Unread(facts.pid)
         self._prepare(reached, spec)
         link.call("receive", self._receive_value(config, facts), CALL_SECONDS)
         journal.intend(Phase.COPYING)
@@ -245,7 +254,13 @@ class Migration:
 
     def _check(self, reached: Reached, facts: Facts, spec: Any) -> None:
         """Ask both sides; refuse before anything is touched."""
-        subject = Subject(record=self.record, spec=spec, facts=facts, plan=self._plan_there())
+        subject = Subject(
+            record=self.record,
+            spec=spec,
+            facts=facts,
+            plan=self._plan_there(),
+            files=self.order.files,
+        )
         outcome = preflight.consult(
             reached,
             subject,
@@ -331,6 +346,7 @@ class Migration:
             "paused": self.was_paused,
             "memory": stop_copy.STREAM if self.strategy == "stop-copy" else pre_copy.STREAM,
             "migration": self.migration,
+            "files": {str(number): path for number, path in self.order.files.items()},
             "record": {name: record[name] for name in kept},
         }
 
@@ -368,6 +384,10 @@ class Migration:
         """Take the container's links down."""
         if self.departure is not None:
             self.departure.fence.cut()
+
+    def unread_output(self) -> str:
+        """Return what nobody has read of its terminal, in base64; only after the commit."""
+        return base64.b64encode(self._unread.take()).decode() if self._unread else ""
 
     def commit(self) -> None:
         """Decide: it lives on over there. A signal that came before this still counts.

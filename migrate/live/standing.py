@@ -8,7 +8,8 @@ found of it, and of /proc. Must not live here: finding it (`checkpoint.inspect`,
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from migrate.checkpoint.facts import Connection, Facts, Stdio
 from migrate.events import Finding
@@ -17,15 +18,18 @@ from migrate.live.host_facts import CAP_SYS_RESOURCE, HostFacts
 from migrate.live.network.plan import Plan
 
 
-def judge(facts: Facts, plan: Plan, here: HostFacts) -> list[Finding]:
+def judge(
+    facts: Facts, plan: Plan, here: HostFacts, files: Mapping[int, str] = MappingProxyType({})
+) -> list[Finding]:
     """Return what is found of the container.
 
     Args:
         facts: of `checkpoint.inspect`.
         plan: of `live.network.describe`.
         here: the host it is on.
+        files: that take its standard output and error over there.
     """
-    found = [*_of_container(facts, plan), *_users(facts, here)]
+    found = [*_of_container(facts, plan), *_streams(facts, files), *_users(facts, here)]
     return found or [finding("container", "ok", "everything of the container can follow")]
 
 
@@ -45,12 +49,10 @@ def _of_container(facts: Facts, plan: Plan) -> Iterator[Finding]:
     if facts.terminal:
         yield finding(
             "stdio",
-            "refuse",
+            "warn",
             "the container has a terminal, whose other end is held by a process on this host",
-            'Set "terminal": false in config.json: a terminal cannot follow yet.',
+            f"Take it over there by `migrate attach {facts.container_id}`.",
         )
-    for each in facts.stdio:
-        yield from _stdio(each)
     for lock in facts.file_locks:
         if lock.startswith("LEASE"):
             yield finding(
@@ -110,6 +112,23 @@ def _namespace(pid: int | str, kind: str) -> int:
         return 0
 
 
+def _streams(facts: Facts, files: Mapping[int, str]) -> Iterator[Finding]:
+    """What becomes of the descriptors that lead to something of this host."""
+    for each in facts.stdio:
+        if each.descriptor not in files:
+            yield from _stdio(each)
+    unused = files.keys() - {each.descriptor for each in facts.stdio}
+    if unused:
+        option = {1: "--stdout", 2: "--stderr"}[min(unused)]
+        yield finding(
+            "stdio",
+            "warn",
+            f"{files[min(unused)]} ({option}) stays unused: that descriptor of the container is "
+            "its own, or the same file as another",
+            f"Leave {option} out.",
+        )
+
+
 def _stdio(each: Stdio) -> Iterator[Finding]:
     name = {0: "standard input", 1: "standard output", 2: "standard error"}.get(
         each.descriptor, f"descriptor {each.descriptor}"
@@ -127,7 +146,8 @@ def _stdio(each: Stdio) -> Iterator[Finding]:
         "stdio",
         "warn",
         f"{name} of the container is {what} of this host, and becomes /dev/null over there",
-        "Let the container write to a file of its own.",
+        "Name a file over there by --stdout or --stderr, or let the container write to one of "
+        "its own.",
     )
 
 

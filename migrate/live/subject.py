@@ -7,7 +7,7 @@ Lives here: from an id to what the checks need. Must not live here: the checks
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from migrate.checkpoint.facts import Facts
@@ -32,12 +32,14 @@ class Subject:
     Attributes:
         spec: its decoded config.json.
         plan: of its network, with the bridges of the host it would go to.
+        files: paths over there that its standard output and error would go to.
     """
 
     record: Record
     spec: Mapping[str, Any]
     facts: Facts
     plan: Plan
+    files: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def bridges(self) -> set[str]:

@@ -38,9 +38,12 @@ class ExecOptions:
         pid_file: path the process's pid is written to.
         pidfd_socket: path of the socket a pidfd goes to.
         preserve_fds: how many descriptors after the standard three reach the payload.
+        adopted: nobody here waits for it: it becomes a child of the container's first
+            process, where that has a pid namespace, and goes where that goes.
     """
 
     __slots__ = (
+        "adopted",
         "cgroup",
         "console_socket",
         "pid_file",
@@ -60,7 +63,9 @@ class ExecOptions:
         pidfd_socket: str = "",
         preserve_fds: int = 0,
         warn: Callable[[str], None] | None = None,
+        adopted: bool = False,
     ) -> None:
+        self.adopted = adopted
         self.cgroup = cgroup
         self.console_socket = console_socket
         self.take_console = take_console
@@ -73,7 +78,8 @@ class ExecOptions:
 def exec_process(store: Store, record: Record, process: Process, options: ExecOptions) -> int:
     """Start a process in a container and return its pid as seen here.
 
-    The process is this one's child until this one ends, then its caller's.
+    The process is this one's child until this one ends, then its caller's; or, adopted,
+    a child of the container's first.
 
     Args:
         record: of a running container.
@@ -99,7 +105,7 @@ def exec_process(store: Store, record: Record, process: Process, options: ExecOp
             # Moving a process takes the kernel a grace period: stage 1 moves while it
             # starts up, and what it forks is born in the cgroup. Where there is room for
             # one task only, stage 2 moves, which the limit does not hinder.
-            joins_early = _has_room(options.cgroup or record["cgroup"])
+            joins_early = _has_room(options.cgroup or record["cgroup"], 2)
             if joins_early:
                 _join_cgroup(record, options, stage.first_pid)
             the_plan = plan.for_exec(
@@ -108,6 +114,9 @@ def exec_process(store: Store, record: Record, process: Process, options: ExecOp
                 in_user_namespace=any(kind == syscalls.CLONE_NEWUSER for kind, _ in join),
                 preserve_fds=options.preserve_fds,
                 keyring=f"_ses.{record['id']}",
+                adopted=options.adopted
+                and any(kind == syscalls.CLONE_NEWPID for kind, _ in join)
+                and _has_room(options.cgroup or record["cgroup"], 3),
             )
             the_plan["process"].update(plan.lasting(lasting))
             seccomp = lasting.get("seccomp")
@@ -252,14 +261,14 @@ def _check_alive(pidfd: int) -> None:
         raise WrongStatus("cannot exec in a stopped container")
 
 
-def _has_room(paths: dict[str, str]) -> bool:
-    """Whether a container's limit of tasks leaves room for two."""
+def _has_room(paths: dict[str, str], tasks: int) -> bool:
+    """Whether a container's limit leaves room for so many tasks."""
     directory = directory_of(paths, "pids") or paths.get("")
     if directory is None:
         return True
     limit = files.read_if_there(f"{directory}/pids.max") or "max"
     used = files.read_if_there(f"{directory}/pids.current") or "0"
-    return limit == "max" or int(limit) - int(used) >= 2
+    return limit == "max" or int(limit) - int(used) >= tasks
 
 
 def _join_cgroup(record: Record, options: ExecOptions, pid: int) -> None:

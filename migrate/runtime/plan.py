@@ -136,6 +136,7 @@ def for_exec(
     in_user_namespace: bool,
     preserve_fds: int,
     keyring: str,
+    adopted: bool,
 ) -> dict[str, Any]:
     """Return the plan of one more process of a container.
 
@@ -145,6 +146,7 @@ def for_exec(
         in_user_namespace: whether one of them is a user namespace.
         preserve_fds: how many descriptors after the standard three reach the payload.
         keyring: name of the container's session key ring, "" for the caller's.
+        adopted: it becomes a child of the container's first process.
     """
     plan = process_plan(process, preserve_fds=preserve_fds, in_user_namespace=in_user_namespace)
     plan["make_cwd"] = False
@@ -156,6 +158,7 @@ def for_exec(
         "time_offsets": "",
         "in_user_namespace": in_user_namespace,
         "keyring": keyring,
+        "adopted": adopted,
         "process": plan,
     }
 

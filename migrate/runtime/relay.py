@@ -39,6 +39,7 @@ PASSED_ON = (
     _signal.SIGTERM,
     _signal.SIGCONT,
 )
+ENDINGS = {_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM}
 WATCHED = (*PASSED_ON, _signal.SIGCHLD, _signal.SIGWINCH)
 PART_BYTES = 1 << 16
 # What is typed ahead of a process that does not read; then our stdin waits.
@@ -136,6 +137,46 @@ class Relay:
                 elif fd == 0:
                     self._read_stdin()
             self._write_master()
+
+    def show(self, part: bytes) -> None:
+        """Show what was written before."""
+        self._show(part)
+
+    def carry(self, keys: bytes) -> bool:
+        """Carry on until the other end of the terminal is gone, or somebody lets it be.
+
+        Args:
+            keys: two, that say so when they are typed; a signal says the same.
+
+        Returns:
+            Whether somebody did.
+        """
+        held, is_let_be = b"", False
+        poll = select.poll()
+        poll.register(self._wake_read, select.POLLIN)
+        while self._master >= 0:
+            self._watch(poll)
+            for fd, _ in poll.poll():
+                if fd == self._wake_read:
+                    numbers = set(os.read(self._wake_read, PART_BYTES))
+                    if _signal.SIGWINCH in numbers:
+                        self._resize()
+                    if numbers & ENDINGS:
+                        return True
+                elif fd == self._master:
+                    self._from_process()
+                elif fd == 0:
+                    waiting = len(self._to_process)
+                    self._read_stdin()
+                    typed, asks, _ = (held + self._to_process[waiting:]).partition(keys)
+                    # The first of the two may be one of them, or meant for the process.
+                    held = keys[:1] if typed.endswith(keys[:1]) and not asks else b""
+                    self._to_process = self._to_process[:waiting] + typed.removesuffix(held)
+                    is_let_be = bool(asks) or not self._stdin_open
+            self._write_master()
+            if is_let_be:
+                return True
+        return False
 
     def _watch(self, poll: select.poll) -> None:
         """Wait for what can be used: no reading ahead of a process that does not read."""

@@ -20,7 +20,9 @@ CONFIG = "config.json"
 LOCK = "lock"
 # Made by `live` while a migration of the container is under way; says to or from whom.
 MIGRATION = "migration"
-OWN = frozenset({RECORD, CONFIG, LOCK, MIGRATION, "start.sock"})
+# Where the terminal of a container that came by `live` is to be had.
+TERMINAL = "terminal.sock"
+OWN = frozenset({RECORD, CONFIG, LOCK, MIGRATION, TERMINAL, "start.sock"})
 TEMPORARIES = (f".{RECORD}.", f".{CONFIG}.")
 # The configuration of a container that has no control group of its own yet.
 NEW_CONFIG = f".{CONFIG}.new"

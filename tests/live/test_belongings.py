@@ -14,6 +14,7 @@ from tests.support.hosts import Site, wait_until
 
 FIRST_ID = 100000
 CLIENT_PORT = 9000
+COUNT = "i=0; while :; do i=$((i+1)); echo $i >>/counted; sleep 0.02; done"
 LISTENER = """
 import socket, sys
 with socket.create_server(("", int(sys.argv[1]))) as server:
@@ -207,3 +208,81 @@ def test_a_stopped_process_in_a_paused_container_is_refused(it: Subject) -> None
     children = it.host2.folder(f"/proc/{pid}/task/{pid}/children").read_text().split()
     stat = it.host2.folder(f"/proc/{children[0]}/stat").read_text()
     assert stat.rpartition(")")[2].split()[0] == "T"
+
+
+# --- processes beside the first one's ---
+
+
+def test_a_detached_exec_goes_along(it: Subject) -> None:
+    it.make(["sleep", "1000"])
+    it.start()
+    it.host1.run_detached(["migrate", "exec", "-d", ID, "sh", "-c", COUNT])
+    it.wait_for("counted")
+    it.live()
+    it.must_have_moved()
+    counted = it.file("counted", it.host2)
+    before = int(read(counted).split()[-1])
+    wait_until(lambda: int((read(counted).split() or ["0"])[-1]) > before + 5, "it counts on")
+    assert "echo $i >>/counted" in it.host2.run(["migrate", "ps", ID]).stdout
+    assert it.exec(it.host2, "echo", "again") == "again\n"
+
+
+def test_an_exec_that_somebody_waits_for_stays_and_is_named(it: Subject) -> None:
+    it.make(["sleep", "1000"])
+    it.start()
+    pid_file = ["--pid-file", "/srv/pid"]
+    it.host1.run_detached(["migrate", "exec", "-d", *pid_file, ID, "sleep", "2000"])
+    done = it.live()
+    assert "(sleep) was started by `exec` and stays behind" in done.stderr
+    it.must_have_moved()
+    assert "sleep 2000" not in it.host2.run(["migrate", "ps", ID]).stdout
+
+
+# --- output ---
+
+
+def test_its_output_goes_on_in_a_file_over_there(it: Subject) -> None:
+    it.make(["sh", "-c", "i=0; while :; do i=$((i+1)); echo $i; echo $i >&2; sleep 0.01; done"])
+    command = ["migrate", "run", "-d", "--bundle", "/srv/subject", ID]
+    log = it.host1.folder("/srv/log")
+    with (
+        open(log, "ab") as out,
+        open(it.host1.folder("/srv/errors"), "ab") as errors,
+        it.host1.popen(command, stdout=out, stderr=errors) as process,
+    ):
+        assert process.wait() == 0
+    wait_until(lambda: read(log).count("\n") > 10, "it writes")
+    there = it.host2.folder("/srv/log-there")
+    there.write_text("what was there before\n")
+    done = it.live("--stdout", "/srv/log-there")
+    it.must_have_moved()
+    assert "standard error of the container" in done.stderr
+    assert "standard output of the container" not in done.stderr
+    wait_until(lambda: read(there).count("\n") > 10, "it writes on")
+    lines = [*log.read_text().split(), *there.read_text().split("\n")[1:-1]]
+    assert lines == [str(number) for number in range(1, len(lines) + 1)]
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("log", "is not an absolute path"),
+        ("/nowhere/log", "/nowhere/log, for the container's output: no such file"),
+        ("/srv", "/srv, for the container's output: is a directory"),
+        ("/dev/null", "is not a regular file"),
+    ],
+)
+def test_a_file_that_cannot_be_had_is_refused(it: Subject, path: str, said: str) -> None:
+    it.make(["sleep", "1000"])
+    with (
+        open(it.host1.folder("/srv/log"), "ab") as out,
+        it.host1.popen(
+            ["migrate", "run", "-d", "--bundle", "/srv/subject", ID], stdout=out
+        ) as process,
+    ):
+        assert process.wait() == 0
+    done = it.live("--stdout", path, check=False)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert it.status(it.host1) == "running"
+    assert it.status(it.host2) == "absent"

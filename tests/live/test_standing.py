@@ -62,13 +62,15 @@ def test_one_that_can_follow_is_said_to() -> None:
             "refuse",
             "standard input of the container is /dev/pts/3, a terminal of this host",
         ),
-        ({"terminal": True}, "refuse", "the container has a terminal"),
+        ({"terminal": True}, "warn", "the container has a terminal"),
+        ({"file_locks": ("LEASE lock on inode 1",)}, "refuse", "has a lease on a file"),
     ],
 )
 def test_what_of_the_container_cannot_follow_is_named(
     change: dict[str, Any], verdict: str, said: str
 ) -> None:
-    found = list(standing._of_container(replace(FACTS, **change), Plan(kind="own")))
+    facts = replace(FACTS, **change)
+    found = [*standing._of_container(facts, Plan(kind="own")), *standing._streams(facts, {})]
     assert [finding.verdict for finding in found] == [verdict]
     assert said in found[0].message
 

@@ -34,6 +34,10 @@ def main(fd: int) -> NoReturn:
         close_imports()
         namespaces.enter(channel, plan, fds)
         pid = namespaces.fork()
+        if pid == 0 and plan.get("adopted"):
+            # Its parent ends in the container's pid namespace: the first process there
+            # becomes its parent, and where that goes, it goes.
+            pid = namespaces.fork()
         if pid == 0:
             channel.send("CHILD")
             stage2(channel, plan, fds)
