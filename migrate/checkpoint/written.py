@@ -70,15 +70,11 @@ class Protection:
             for mapping in lazy_mappings(self._pid):
                 if self._is_new:
                     self._watch(*mapping)
-                try:
-                    self._scan(pagemap, *mapping, found)
-                except KernelError as error:
-                    if error.errno != errno.EPERM:
-                        raise
-                    # Not watched as a whole. What the call had protected before it found
-                    # that out it does not tell, so all of it counts as written.
-                    self._watch(*mapping)
-                    self._scan(pagemap, *mapping, [])
+                if not self._scan(pagemap, *mapping, found):
+                    # What the call had protected before it found that out it does not
+                    # tell, so all of it counts as written.
+                    if self._watch(*mapping):
+                        self._scan(pagemap, *mapping, [])
                     found += pages_there(self._pid, [mapping])
         finally:
             os.close(pagemap)
@@ -91,22 +87,38 @@ class Protection:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def _watch(self, start: int, end: int) -> None:
-        """Watch a mapping."""
+    def _watch(self, start: int, end: int) -> bool:
+        """Watch a mapping; return whether it can be.
+
+        It cannot where it was unmapped or changed since it was listed; what is there
+        now comes next time. Nor where the kernel may drop its pages, or keeps a shadow
+        stack in it: those count as written every time.
+        """
         try:
             memory.userfaultfd_register(
                 self._descriptor, start, end, memory.UFFDIO_REGISTER_MODE_WP
             )
         except KernelError as error:
-            if error.errno != errno.EINVAL or (start, end) in lazy_mappings(self._pid):
+            if error.errno != errno.EINVAL:
                 raise
-            # Unmapped or changed since it was listed: what is there now comes next time.
+            return False
+        return True
 
-    def _scan(self, pagemap: int, start: int, end: int, found: list[Span]) -> None:
-        """Append what of a mapping was written, and protect it again."""
+    def _scan(self, pagemap: int, start: int, end: int, found: list[Span]) -> bool:
+        """Append what of a mapping was written, and protect it again.
+
+        Returns:
+            Whether it is watched as a whole.
+        """
         region = memory.PAGE_REGION
         while start < end:
-            count, start = memory.pagemap_scan(pagemap, start, end, self._buffer, flags=_SCAN)
+            try:
+                count, start = memory.pagemap_scan(pagemap, start, end, self._buffer, flags=_SCAN)
+            except KernelError as error:
+                if error.errno != errno.EPERM:
+                    raise
+                return False
             with memoryview(self._buffer) as view:
                 regions = region.iter_unpack(view[: count * region.size])
                 found += [(each[0], each[1]) for each in regions]
+        return True
