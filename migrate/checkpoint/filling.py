@@ -249,7 +249,7 @@ class Filling:
         """Forget a process that is gone, or runs another program."""
         process.is_gone = True
         process.owed = set()
-        process.pending = Pending()
+        process.pending.drop(0, _ADDRESS_ENDS[0])
         self._late.discard(process)
         self._settle(process)
 

@@ -15,8 +15,6 @@ fails, it keeps the userfaultfds, and who misses a page waits.
 from __future__ import annotations
 
 import array
-import mmap
-import os
 import resource
 import select
 import signal
@@ -24,13 +22,12 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
 from typing import Any
 
 from migrate.checkpoint import keeper_talk
 from migrate.checkpoint.filling import Filling, Process, exists
 from migrate.checkpoint.keeper_journal import Journal
-from migrate.checkpoint.pending import Pending, Run
+from migrate.checkpoint.pending import Pending
 from migrate.checkpoint.supply import Store, Supply
 from migrate.errors import CriuError
 
@@ -197,16 +194,15 @@ class _Task:
         number_of_descriptors = 2 * len(counts) + fields["forked"]
         while len(self._descriptors) < number_of_descriptors:
             self._descriptors += self._expect("more")[1]
-        runs = _runs(table)
-        self.processes = [
-            Process(
-                index,
-                self._descriptors[index],
-                Store(self._descriptors[len(counts) + index]),
-                Pending(next(runs) for _ in range(count)),
-            )
-            for index, (_, count) in enumerate(counts)
-        ]
+        spans = _read_table(table)
+        self.processes = []
+        begin = 0
+        for index, (_, count) in enumerate(counts):
+            end = begin + 2 * count
+            store = Store(self._descriptors[len(counts) + index])
+            pending = Pending(spans[begin:end])
+            self.processes.append(Process(index, self._descriptors[index], store, pending))
+            begin = end
         self.forked = self._descriptors[2 * len(counts) :]
 
     def _expect(self, say: str) -> tuple[dict[str, Any], list[int]]:
@@ -217,15 +213,13 @@ class _Task:
         return message.fields, message.descriptors
 
 
-def _runs(table: int) -> Iterator[Run]:
-    """Yield the runs of the parent's table: addresses and sizes."""
+def _read_table(table: int) -> array.array[int]:
+    """Return the parent's table: address and size of each span."""
     words = array.array("Q")
-    size = os.fstat(table).st_size
-    if size:
-        with mmap.mmap(table, size, prot=mmap.PROT_READ) as mapped:
-            words.frombytes(mapped[:])
-    flat = iter(words)
-    return (Run(address, address + size, address) for address, size in zip(flat, flat, strict=True))
+    with open(table, "rb") as file:
+        file.seek(0)
+        words.frombytes(file.read())
+    return words
 
 
 def main() -> int:

@@ -128,6 +128,7 @@ def test_memory_is_right_whatever_happens_to_it_while_it_is_filled(
     faulter = scene.faulter(pages=32 << 8)
     scene.start(fill=False)
     faulter.tell(what, seed, 2000)
+    time.sleep(0.05 * seed)
     scene.keeping.fill()
     assert faulter.hear() == "right"
     assert scene.keeping.wait(PATIENCE_SECONDS)
