@@ -145,10 +145,7 @@ class Nest:
         for hierarchy, top in self.tops.items():
             home = top.parent
             if hierarchy.is_v2:
-                own = home / os.path.relpath(hierarchy.own, hierarchy.root)
-                # A session's scope is gone when its last process leaves it; at the top of
-                # the tree there may always be some.
-                home = own if own.exists() else home
+                home /= os.path.relpath(hierarchy.own, hierarchy.root)
             (home / "cgroup.procs").write_text(str(pid))
 
     def hold(self) -> list[int]:

@@ -51,6 +51,8 @@ def _inside(nest: Nest, scratch: str) -> Iterator[Nest]:
     nest.create()
     mounts = nest.mounts()
     held = nest.hold()
+    namespace = os.open("/proc/self/ns/cgroup", os.O_RDONLY | os.O_CLOEXEC)
+    held.append(namespace)
     try:
         nest.join(os.getpid())
         kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWCGROUP | kernel.CLONE_NEWNET)
@@ -69,6 +71,9 @@ def _inside(nest: Nest, scratch: str) -> Iterator[Nest]:
         kernel.mount("none", "/", None, kernel.MS_REMOUNT | kernel.MS_BIND)
         for path in PRIVATE_FOLDERS.values():
             kernel.umount2(path, kernel.MNT_DETACH)
+        # Where cgroup2 is mounted with nsdelegate, as systemd does, nobody leaves a control
+        # group namespace from within.
+        kernel.setns(namespace, kernel.CLONE_NEWCGROUP)
         nest.leave(os.getpid())
         nest.kill()
         nest.remove()

@@ -49,6 +49,11 @@ def unshare(flags: int) -> None:
     _check(_libc.unshare(flags), f"unshare {flags:#x}")
 
 
+def setns(fd: int, flags: int) -> None:
+    """Move the calling thread into the namespace that `fd` stands for, see setns(2)."""
+    _check(_libc.setns(fd, flags), f"setns {flags:#x}")
+
+
 def umount2(target: str, flags: int) -> None:
     """Detach a file system, see umount(2)."""
     _check(_libc.umount2(target.encode(), flags), f"umount2 {target}")
