@@ -7,17 +7,12 @@ imported by `checkpoint` and `live`.
 One file a process, in memory, in which the page of an address lies at that offset: a
 page that comes again overwrites itself, and a hole is zeros. No index is needed: which
 pages count is said by CRIU's own list, at the end.
-
-The files lie where tmpfs takes large pages, which costs a quarter of the time. A process
-with a page here and there would take many times its memory so; where that shows, large
-pages are not taken any more.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -27,9 +22,6 @@ from migrate.checkpoint.pages import PAGE_SHIFT, StreamSummary
 from migrate.errors import ImageError, KernelError
 
 _ADDRESS_BYTES = 1 << 47
-_LOOK_BYTES = 64 << 20
-_WASTE_BYTES = 64 << 20
-_BLOCK_BYTES = 512
 
 
 class AddressStore:
@@ -37,23 +29,18 @@ class AddressStore:
 
     Args:
         folder: in memory.
-        on_waste: called once, where large pages hold mostly nothing: to take no more.
     """
 
-    def __init__(self, folder: str, *, on_waste: Callable[[], None]) -> None:
+    def __init__(self, folder: str) -> None:
         import xxhash
 
         self._folder = folder
-        self._on_waste = on_waste
         self._decoder = Decoder()
         self._digest = xxhash.xxh3_128()
         self._stream_bytes = 0
         self._page_bytes = 0
         self._is_complete = False
         self._files: dict[int, int] = {}
-        self._written_bytes = 0
-        self._next_look = _LOOK_BYTES
-        self._takes_large_pages = True
 
     def feed(self, chunk: bytes | bytearray | memoryview) -> None:
         """Take the next bytes of the stream; any cut is fine.
@@ -80,6 +67,8 @@ class AddressStore:
         """
         if not self._is_complete:
             raise ImageError(f"memory stream ended early, after {self._stream_bytes} bytes")
+        if not self._decoder.is_between:
+            raise ImageError("memory stream goes on after its end")
         return StreamSummary(
             self._stream_bytes, self._page_bytes, self._digest.hexdigest(), self._is_complete
         )
@@ -123,17 +112,6 @@ class AddressStore:
             _write_at(descriptor, batch.contents[at : at + size], address)
             at += size
         self._page_bytes += at
-        self._written_bytes += at
-        if self._takes_large_pages and self._written_bytes >= self._next_look:
-            self._next_look = self._written_bytes + _LOOK_BYTES
-            self._look_at_waste()
-
-    def _look_at_waste(self) -> None:
-        """Take no large pages any more where they hold mostly nothing."""
-        taken = sum(os.fstat(each).st_blocks * _BLOCK_BYTES for each in self._files.values())
-        if taken > self._written_bytes + self._written_bytes // 2 + _WASTE_BYTES:
-            self._takes_large_pages = False
-            self._on_waste()
 
     def __enter__(self) -> Self:
         return self

@@ -21,6 +21,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from migrate.checkpoint.hashed import Hashes
 from migrate.checkpoint.injection import CannotInject
@@ -70,7 +71,6 @@ class _Watched:
         self.number = number
         self.watch = watch
         self.covered = PageSet()
-        self.with_contents = PageSet()
 
     def close(self) -> None:
         if self.watch is not None:
@@ -108,7 +108,8 @@ class MemoryCopy:
         """
         began, sent, pages = time.monotonic(), self._page_bytes, 0
         now = dict(processes)
-        for pid in self._watched.keys() - now.keys():
+        # A pid that was used again is another process's inside, too.
+        for pid in [pid for pid, each in self._watched.items() if now.get(pid) != each.number]:
             self._forget(pid)
         for pid, number in now.items():
             pages += self._pass_over_one(pid, number, frozen=frozen)
@@ -165,56 +166,65 @@ class MemoryCopy:
                     self._forget(pid)  # it has called execve(2)
             if frozen:
                 return 0  # `complete` sends all of it
-            self._watched[pid] = each = _Watched(pid, number, self._watch(pid))
-            return self._send_written(each)
+            return self._begin(pid, number)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ESRCH):
                 raise
             return 0  # it has ended, and will not be in the next list
 
-    def _watch(self, pid: int) -> Protection | Hashes:
-        """Return the watch over a process that runs."""
+    def _begin(self, pid: int, number: int) -> int:
+        """Watch a process that runs, and send all that it has; return how many pages."""
         if self._by_kernel:
             try:
-                return Protection(pid)
+                watch = Protection(pid)
+                self._watched[pid] = _Watched(pid, number, watch)
+                return self._send_written(self._watched[pid])
             except (CannotInject, KernelError):
-                pass
+                if pid in self._watched:
+                    self._forget(pid)
         self.by_digests += 1
-        return Hashes(pid)
+        self._watched[pid] = _Watched(pid, number, Hashes(pid))
+        return self._send_written(self._watched[pid])
 
     def _send_written(self, each: _Watched) -> int:
         if each.watch is None:
             raise AssertionError("not watched")
         spans = each.watch.written()
-        for runs, contents in _read(each.pid, spans, each.covered.discard):
+        for runs, contents in _read(each.pid, spans, partial(self._lose, each)):
             if isinstance(each.watch, Hashes):
-                self._cover(each, runs)
                 changed, kept = each.watch.changed(runs, contents)
                 if changed:
                     self._send(each, changed, memoryview(b"".join(kept)))
+                self._cover(each, runs)
             else:
                 self._send(each, runs, contents)
         return sum(end - start for start, end in spans) >> PAGE_SHIFT
+
+    def _lose(self, each: _Watched, start: int, end: int) -> None:
+        """Take back what is not there any more: what is not covered is zeros over there."""
+        if any(each.covered.within(start, end)):
+            run = (start | IS_ZERO, (end - start) >> PAGE_SHIFT)
+            self._emit(encode(PAGES, each.number, [run]), [])
+            each.covered.discard(start, end)
+            if isinstance(each.watch, Hashes):
+                each.watch.forget(start, end)
 
     def _cover(self, each: _Watched, runs: Sequence[Run]) -> None:
         for address, pages in runs:
             each.covered.add(address, address + (pages << PAGE_SHIFT))
 
     def _send(self, each: _Watched, runs: Sequence[Run], contents: memoryview) -> None:
-        """Send pages; those of zeros only where something else was sent before."""
-        self._cover(each, runs)
+        """Send pages; those of zeros only where something was sent before."""
         marked, kept = without_zeros(runs, contents)
         needed: list[Run] = []
         for address, pages in marked:
-            start = address & ~IS_ZERO
-            end = start + (pages << PAGE_SHIFT)
-            if not address & IS_ZERO:
-                each.with_contents.add(start, end)
+            if address & IS_ZERO:
+                start = address & ~IS_ZERO
+                stale = each.covered.within(start, start + (pages << PAGE_SHIFT))
+                needed += [(a | IS_ZERO, (b - a) >> PAGE_SHIFT) for a, b in stale]
+            else:
                 needed.append((address, pages))
-                continue
-            stale = list(each.with_contents.within(start, end))
-            needed += [(a | IS_ZERO, (b - a) >> PAGE_SHIFT) for a, b in stale]
-            each.with_contents.discard(start, end)
+        self._cover(each, runs)
         if len(needed) > MOST_RUNS:
             raise AssertionError("more runs than were read")
         if needed:

@@ -52,26 +52,35 @@ def without_zeros(runs: Sequence[Run], contents: memoryview) -> tuple[list[Run],
     """
     # The first word of every page at once: a page is looked at whole only if it is zero.
     firsts = contents.cast("Q")[::_PAGE_WORDS].tolist()
+    zeros = [
+        index
+        for index, word in enumerate(firsts)
+        if not word
+        # Bytes are compared as a whole, views one byte after the other.
+        and contents[index << PAGE_SHIFT : (index + 1) << PAGE_SHIFT].tobytes() == _ZERO_PAGE
+    ]
+    if not zeros:
+        return list(runs), [contents]
     marked: list[Run] = []
     kept: list[memoryview] = []
-    index = 0
+    waiting = iter([*zeros, -1])
+    zero = next(waiting)
+    begin = 0  # the first page of the run, among all of them
     for address, pages in runs:
-        begin, was_zero = 0, False
-        for page in range(pages + 1):
-            if page < pages:
-                at = (index + page) << PAGE_SHIFT
-                is_zero = not firsts[index + page] and contents[at : at + PAGE_BYTES] == _ZERO_PAGE
-                if is_zero == was_zero:
-                    continue
-            if page > begin:
-                place = address + (begin << PAGE_SHIFT)
-                marked.append((place | was_zero, page - begin))
-                if not was_zero:
-                    kept.append(
-                        contents[(index + begin) << PAGE_SHIFT : (index + page) << PAGE_SHIFT]
-                    )
-            begin, was_zero = page, not was_zero
-        index += pages
+        page, end = begin, begin + pages
+        while page < end:
+            place = address + ((page - begin) << PAGE_SHIFT)
+            if zero == page:
+                stop = page
+                while zero == stop < end:
+                    zero, stop = next(waiting), stop + 1
+                marked.append((place | IS_ZERO, stop - page))
+            else:
+                stop = zero if 0 <= zero < end else end
+                marked.append((place, stop - page))
+                kept.append(contents[page << PAGE_SHIFT : stop << PAGE_SHIFT])
+            page = stop
+        begin = end
     return marked, kept
 
 
@@ -145,6 +154,8 @@ def _decode(view: memoryview) -> tuple[int, Batch | None]:
     for address, pages in runs:
         if address % PAGE_BYTES > IS_ZERO or address + (pages << PAGE_SHIFT) >= 1 << 63:
             raise ImageError(f"memory stream has pages at {address:#x}, which is no page")
+        if pages << PAGE_SHIFT > MOST_BYTES:
+            raise ImageError(f"memory stream has {pages} pages in one run, which is too many")
         size += 0 if address & IS_ZERO else pages << PAGE_SHIFT
     if size > MOST_BYTES:
         raise ImageError(f"memory stream has a batch of {size} bytes, more than {MOST_BYTES}")

@@ -113,7 +113,6 @@ class Reserve:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(f"{_PREFIX}{process}", flags, 0o600, dir_fd=self._directory)
         self._files[process] = descriptor
-        os.ftruncate(descriptor, size)  # within it tmpfs may take large pages
         zeros = memoryview(bytes(_STEP_BYTES))
         written = 0
         while written < size and not self._stop.is_set():

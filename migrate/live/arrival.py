@@ -14,7 +14,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from migrate import syscalls
@@ -31,6 +31,7 @@ from migrate.errors import (
 from migrate.live import guard
 from migrate.live.network.build import tear_down
 from migrate.live.removal import remove_tree
+from migrate.live.volumes.stowage import Stowage
 from migrate.runtime import cgroup
 from migrate.runtime.state import Store, boot_id, now_rfc3339
 
@@ -41,7 +42,6 @@ MIGRATIONS = "~migrations"  # no container can have this id
 CONFIG = "config.json"
 ROOTFS = "rootfs"
 RESERVE_BYTES = 256 << 10
-_MOUNT_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +53,7 @@ class Place:
         migration: which one; a bundle it has made bears its name until it is whole.
         bundle_is_new: it was not there before, so it goes if the container does not stay.
         work: 0700, in memory: `images`, and what CRIU needs beside them.
+        stowage: what of it lies outside its root file system, see `volumes.stowage`.
     """
 
     container_id: str
@@ -63,6 +64,7 @@ class Place:
     work: str
     cgroup: dict[str, str]
     source: str
+    stowage: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return what the journal keeps."""
@@ -79,6 +81,11 @@ class Place:
             return Place(**data)
         except TypeError as error:
             raise MigrationError(f"journal does not say where the container is: {error}") from None
+
+    @property
+    def stowed(self) -> Stowage:
+        """What of it lies outside its root file system."""
+        return Stowage.of(self.bundle, self.container_id, self.stowage)
 
     @property
     def images(self) -> str:
@@ -99,11 +106,16 @@ def choose(
     bundle: str,
     cgroups_path: str | None,
     source: str,
+    stowage: object = None,
 ) -> Place:
     """Return where a container would go; touches nothing.
 
+    Args:
+        stowage: what the source wants of volumes and layers, if it says so.
+
     Raises:
-        Refused: the bundle is somebody else's, or a container lives in it.
+        Refused: the bundle or a volume is somebody else's, or a container lives in it.
+        ProtocolError: what the source wants is not understood.
     """
     bundle = os.path.abspath(bundle)
     is_new = not os.path.lexists(bundle)
@@ -114,6 +126,8 @@ def choose(
         )
     if not is_new:
         _refuse_in_use(store, container_id, bundle)
+    stowed = Stowage.of(bundle, container_id, stowage if isinstance(stowage, dict) else {})
+    stowed.claim()
     return Place(
         container_id=container_id,
         migration=migration,
@@ -123,6 +137,7 @@ def choose(
         work=f"{store.root}/{MIGRATIONS}/{container_id}",
         cgroup=cgroup.resolve(cgroups_path, container_id),
         source=source,
+        stowage=stowed.to_json(),
     )
 
 
@@ -186,6 +201,7 @@ def make(place: Place, config: bytes, resources: Mapping[str, Any] | None) -> No
             os.mkdir(place.bundle, 0o755)  # if somebody made it meanwhile, it is theirs
         guard.mark_bundle(place.bundle, place.container_id, begun_by=place.migration)
         os.makedirs(place.rootfs, 0o755, exist_ok=True)
+        place.stowed.make(place.migration)
         with open(_reserve(place), "wb") as file:
             file.write(bytes(RESERVE_BYTES))
         replace_file(f"{place.bundle}/{CONFIG}", config)
@@ -229,6 +245,7 @@ def undo(store: Store, place: Place, network: Mapping[str, Any] | None) -> None:
         lambda: cgroup.kill(place.cgroup) if is_ours else None,
         lambda: cgroup.destroy(place.cgroup) if is_ours else None,
         lambda: tear_down(network) if network else None,
+        lambda: _unstow(place),
         lambda: _remove_bundle(place),
         lambda: remove_images(place),
     ]
@@ -249,6 +266,12 @@ def undo(store: Store, place: Place, network: Mapping[str, Any] | None) -> None:
         ) from first
     else:
         raise first
+
+
+def _unstow(place: Place) -> None:
+    """Take away what this migration has made for volumes and layers."""
+    if guard.was_begun_by(place.bundle, place.migration):
+        place.stowed.undo()
 
 
 def _remove_bundle(place: Place) -> None:
@@ -279,22 +302,8 @@ def _keep_in_memory(folder: str) -> None:
     Images hold the container's memory: they are never written to a disk, and need no
     room in /run, which is small on many machines. What fits was checked before.
     """
-    options = "mode=700,size=95%"
-    try:
-        # Memory in large pages is found, written and given back four times as fast.
-        # Within a file's size only, so that small images stay small.
-        syscalls.mount("migrate", folder, "tmpfs", _MOUNT_FLAGS, f"{options},huge=within_size")
-    except KernelError as error:
-        if error.errno != errno.EINVAL:  # a kernel without large pages
-            raise
-        syscalls.mount("migrate", folder, "tmpfs", _MOUNT_FLAGS, options)
-
-
-def take_small_pages(place: Place) -> None:
-    """Let the image folder take no large pages any more."""
-    flags = _MOUNT_FLAGS | syscalls.MS_REMOUNT
-    with contextlib.suppress(KernelError):  # it never did
-        syscalls.mount("migrate", place.work, "tmpfs", flags, "huge=never")
+    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+    syscalls.mount("migrate", folder, "tmpfs", flags, "mode=700,size=95%")
 
 
 def remove_images(place: Place) -> None:

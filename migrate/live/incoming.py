@@ -29,18 +29,18 @@ from migrate.checkpoint.page_store import PageStore, Stored
 from migrate.checkpoint.pages import StreamSummary
 from migrate.checkpoint.reserve import Reserve
 from migrate.checkpoint.restore import Restore
-from migrate.errors import CriuError, ImageError, ProtocolError
+from migrate.errors import CriuError, HookError, ImageError, ProtocolError
 from migrate.events import Log, emit
 from migrate.live import arrival, pre_copy, restoring, stop_copy
 from migrate.live.arrival import Place
-from migrate.live.filesystem.receiver import TreeReceiver
+from migrate.live.filesystem import trees
 from migrate.live.network.build import Built, build
 from migrate.live.network.plan import Plan
 from migrate.live.reality import criu_in
 from migrate.live.restorer import Restorer
 from migrate.live.wire import Fields
 from migrate.live.work import Work
-from migrate.runtime import cgroup
+from migrate.runtime import cgroup, hooks
 from migrate.runtime.spec.decoding import decode
 from migrate.transport.link import Link
 
@@ -56,6 +56,7 @@ class Announced:
         config: config.json as the bundle here has it.
         record: what is kept of the source's record.
         paused: it shall arrive frozen.
+        hooks: kinds of those in config.json that are run here, of this host's own.
         files: paths here that its standard output and error go to.
         memory: how it comes: `memory`, from CRIU while it stands still, or `pages`,
             while it runs.
@@ -66,6 +67,7 @@ class Announced:
     network: Plan
     record: dict[str, Any]
     paused: bool
+    hooks: list[str]
     memory: str
     migration: str
     files: dict[int, str] = field(default_factory=dict)
@@ -91,6 +93,7 @@ class Announced:
             network=Plan.from_json(fields.object("network")),
             record=_record_of(Fields("receive: record", fields.object("record"))),
             paused=fields.claim("paused"),
+            hooks=[str(each) for each in fields.value.get("hooks") or ()],
             migration=fields.text("migration"),
             files=_files_of(fields.object("files")),
         )
@@ -152,6 +155,7 @@ class Incoming:
         self._summary: StreamSummary | None = None
         self._stored: list[Stored] = []
         self._parts: list[apart.Part] = []
+        self._hooks_ran = False
 
     @property
     def is_held(self) -> bool:
@@ -187,7 +191,8 @@ class Incoming:
 
     def await_images(self) -> None:
         """Start CRIU, up to its gate, and take in memory."""
-        self._begin()
+        if not self._is_late:
+            self._begin()
         apart.preload()
         if self._memory is None:
             self._memory = Work("memory", self._take_memory)
@@ -211,6 +216,9 @@ class Incoming:
         for task in (self._memory, self._files):
             if task is not None:
                 task.result()
+        if self._is_late:
+            self.place.stowed.mount()
+            self._begin()
         if manifest.memory != self._summary:
             raise ImageError("memory was damaged on its way: its digest differs")
         images.write(MANIFEST, manifest.encode())
@@ -252,6 +260,7 @@ class Incoming:
         self._link.refuse_streams("the migration was given up")
         if self._restorer is not None:
             self._restorer.refuse()
+        self._undo_hooks()
         self.close()
 
     def close(self) -> None:
@@ -269,6 +278,11 @@ class Incoming:
         self._stack.close()
 
     # Restoring.
+
+    @property
+    def _is_late(self) -> bool:
+        """Whether CRIU finds the root file system only once all of its files are there."""
+        return self.place.stowed.overlay is not None
 
     def _begin(self) -> None:
         """Start CRIU where the container shall live."""
@@ -289,8 +303,33 @@ class Incoming:
             restore,
             connect=network.switches.up,
             pause=self._pause if self.announced.paused else None,
+            prepare=self._run_hooks if self.announced.hooks else None,
         )
         self._restorer.start()
+
+    def _run_hooks(self, pid: int) -> None:
+        """Run the hooks that stand here for those the container was made with."""
+        for kind in self.announced.hooks:
+            hooks.run(kind, self._spec, self._as_record(), "creating", pid)
+            self._hooks_ran = True
+
+    def _undo_hooks(self) -> None:
+        """Let hooks take back what those before them did; nothing else can."""
+        if self._hooks_ran:
+            self._hooks_ran = False
+            try:
+                hooks.run("poststop", self._spec, self._as_record(), "stopped", 0)
+            except HookError as error:
+                emit(Log(level="warning", message=error.message))
+
+    def _as_record(self) -> Any:
+        """Return what hooks are told of the container."""
+        return {
+            "id": self.place.container_id,
+            "bundle": self.place.bundle,
+            "oci_version": self.announced.record["oci_version"],
+            "annotations": self.announced.record["annotations"],
+        }
 
     def _pause(self) -> None:
         """Freeze it before its first step; CRIU, which has one more to do, steps aside."""
@@ -303,15 +342,11 @@ class Incoming:
     # Taking in.
 
     def _take_files(self) -> None:
-        with TreeReceiver(self._link, "rootfs", self.place.rootfs) as tree:
-            while not tree.run().frozen:
-                pass
+        trees.receive(self._link, self.place.stowed.trees(self.place.rootfs))
 
     def _take_pages(self) -> None:
         """Begin to take in memory while the container runs."""
-        store = self._store = AddressStore(
-            self.place.work, on_waste=lambda: arrival.take_small_pages(self.place)
-        )
+        store = self._store = AddressStore(self.place.work)
         self._stack.callback(store.close)
 
         def take() -> None:
