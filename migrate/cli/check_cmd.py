@@ -22,17 +22,19 @@ _WORD_CELLS, _TOPIC_CELLS = 9, 12
 
 def run(call: Call) -> int:
     """Check, print what was found, and return the exit status."""
-    from migrate.cli.live_cmd import bridges, way
+    from migrate.cli.live_cmd import wanted, way
     from migrate.cli.showing import print_json
     from migrate.live.check import Order, check
 
+    there = wanted(call)
     order = Order(
         container_id=call.id if call.arguments else None,
         store=call.store,
         way=way(call, call.text("to")) if call.text("to") else None,
-        bundle=call.text("bundle") or None,
+        bundle=there.bundle,
         criu=str(call.globals["criu"] or "") or None,
-        bridges=bridges(call),
+        bridges=there.bridges,
+        wanted=there,
     )
     before = install(print_json if call.has("json") else _Table().show)
     try:

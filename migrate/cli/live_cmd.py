@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from migrate.live.reach import Way
     from migrate.live.strategy import Strategy
+    from migrate.live.volumes.mapping import Wanted
 
 
 def run(call: Call) -> int:
@@ -24,14 +25,16 @@ def run(call: Call) -> int:
         raise UsageError(
             "live needs a host to move to", f"Write `migrate live {call.id} --to HOST`."
         )
+    there = wanted(call)
     order = Order(
         container_id=call.id,
         store=call.store,
         way=way(call, call.text("to")),
         journals=default_folder(call.text("journal-dir") or None),
-        bundle=call.text("bundle") or None,
+        bundle=there.bundle,
         criu=str(call.globals["criu"] or "") or None,
-        bridges=bridges(call),
+        bridges=there.bridges,
+        wanted=there,
         strategy=strategy(call),
         files=_files(call),
     )
@@ -69,6 +72,23 @@ def strategy(call: Call) -> Strategy:
     raise UsageError(
         f"invalid value for --strategy: {call.text('strategy')}",
         f"Write one of {', '.join(STRATEGIES)}.",
+    )
+
+
+def wanted(call: Call) -> Wanted:
+    """Return what is called otherwise on the other host, by --map and by options.
+
+    Raises:
+        UsageError: something of it is not acceptable.
+    """
+    from migrate.live.volumes import mapping
+
+    path = call.text("map")
+    return mapping.with_options(
+        mapping.read(path) if path else mapping.Wanted(),
+        bundle=call.text("bundle") or None,
+        volumes=call.texts("volume"),
+        bridges=bridges(call),
     )
 
 

@@ -173,12 +173,23 @@ _BRIDGE = Option(
     None,
     "HERE=THERE",
 )
+_WANTED = (
+    Option(
+        "volume",
+        "what becomes of a bind mount: sync, shared, exists or skip",
+        LIST,
+        None,
+        "PATH=POLICY",
+    ),
+    Option("map", "what is called otherwise on the other host: JSON, or .toml", TEXT, "", "FILE"),
+)
 _WHERE = (
     Option("to", "the other host, as ssh names it", TEXT, "", "[USER@]HOST[:PORT]"),
     Option(
         "bundle b", "where the bundle is on the other host, as here if not given", TEXT, "", "DIR"
     ),
     _BRIDGE,
+    *_WANTED,
     *_REACH,
 )
 _CONTROL = Option(

@@ -19,6 +19,8 @@ from migrate.events import Checked, Finding, emit
 from migrate.live import preflight, subject
 from migrate.live.host_facts import gather
 from migrate.live.reach import Way, reach
+from migrate.live.volumes.mapping import Wanted
+from migrate.live.volumes.travel import Travel
 from migrate.runtime.state import Store
 
 
@@ -32,6 +34,7 @@ class Order:
         bundle: path over there; as here if None.
         criu: as given by --criu.
         bridges: those the container is on, and what stands for them over there.
+        wanted: what else is called otherwise over there.
     """
 
     container_id: str | None
@@ -40,6 +43,7 @@ class Order:
     bundle: str | None = None
     criu: str | None = None
     bridges: Mapping[str, str] = field(default_factory=dict)
+    wanted: Wanted = field(default_factory=Wanted)
 
 
 def check(order: Order) -> bool:
@@ -67,6 +71,8 @@ def check(order: Order) -> bool:
                 root=order.store.root,
                 thorough=True,
             ).findings
+            if found is not None:
+                findings += Travel(order.wanted, found, bundle).consult(reached)
     for each in findings:
         emit(each)
     emit(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 
 from migrate.errors import BrokenState, ContainerNotFound, MigrateError
 from migrate.live import guard
@@ -43,9 +44,10 @@ class Departure:
         plan: its network.
         switches: its links; None where it is gone, and they with it.
         was_paused: it was frozen before the migration.
+        volumes: paths outside the bundle whose content goes along, and stays here, too.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a thing of its own
         self,
         store: Store,
         container_id: str,
@@ -56,6 +58,7 @@ class Departure:
         plan: Plan,
         switches: Switches | None,
         was_paused: bool,
+        volumes: Sequence[str] = (),
     ) -> None:
         self.store = store
         self.container_id = container_id
@@ -66,6 +69,7 @@ class Departure:
         self._paths = paths
         self._process = process
         self._bundle = bundle
+        self._volumes = volumes
 
     @staticmethod
     def of_journal(store: Store, journal: Journal) -> Departure:
@@ -83,6 +87,7 @@ class Departure:
             plan=plan,
             switches=switches,
             was_paused=journal.fact("was_paused") is True,
+            volumes=journal.fact("volumes") or (),
         )
 
     def close(self) -> None:
@@ -148,7 +153,9 @@ class Departure:
             guard.take(self.store, self.container_id)
             delete(self.store, self.container_id, force=True)
         with contextlib.suppress(OSError):  # a bundle on a read-only file system stays unmarked
-            guard.mark_bundle(self._bundle, self.container_id)
+            known = guard.volumes_left_by(self._bundle, self.container_id)
+            volumes = list(dict.fromkeys([*known, *self._volumes]))
+            guard.mark_bundle(self._bundle, self.container_id, volumes=volumes)
         self.remove_work()
 
     def remove_work(self) -> None:

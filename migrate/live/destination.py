@@ -35,6 +35,7 @@ from migrate.live.network.switch import switches_of
 from migrate.live.phases import GIVES_UP_ALONE, MESSAGES, Landing
 from migrate.live.reality import look_at_tasks, stamp, wait_for_criu_in
 from migrate.live.terminal import put_before
+from migrate.live.volumes.look import digests, look
 from migrate.live.wire import Fields
 from migrate.runtime import cgroup
 from migrate.runtime.state import SCHEMA_VERSION, Store, boot_id
@@ -65,6 +66,8 @@ class Destination:
         self._methods: dict[str, Callable[[Fields], object]] = {
             "ping": lambda _: clocks.read(),
             "preflight": self._preflight,
+            "volumes": lambda fields: look(fields.value, settings.store),
+            "digests": lambda fields: digests(fields.value),
             "reserve": self._reserve,
             "receive": self._receive,
             "await_images": self._await_images,
@@ -162,6 +165,7 @@ class Destination:
             bundle=fields.text("bundle"),
             cgroups_path=fields.optional_text("cgroups_path"),
             source=fields.text("source"),
+            stowage=fields.value.get("stowage"),
         )
         self._journal = Journal.create("destination", self._folder_for(container_id))
         self._place = place
@@ -304,6 +308,8 @@ class Destination:
             "terminal": kept["terminal"],
             "phase": "started",
         }
+        if place.stowed.overlay is not None:
+            record["mounted"] = [place.rootfs]
         with open(f"{place.bundle}/{arrival.CONFIG}", "rb") as file:
             arrival.replace_file(f"{store.path(place.container_id)}/{arrival.CONFIG}", file.read())
         store.save(record)

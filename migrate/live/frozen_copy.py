@@ -35,7 +35,7 @@ from migrate.checkpoint.pages import PageSource
 from migrate.checkpoint.session import Notification
 from migrate.errors import MigrationError
 from migrate.live.filesystem.mapped import Held, open_for_writing, shared_mappings
-from migrate.live.filesystem.source import TreeSource
+from migrate.live.filesystem.trees import SourceTrees
 from migrate.live.phases import Phase
 from migrate.live.reach import Reached
 from migrate.live.reality import stamp
@@ -81,7 +81,7 @@ class FrozenCopy:
     Args:
         run: the migration it belongs to.
         memory: what becomes of the memory.
-        tree: the root file system, sent once already.
+        tree: the root file system and what is copied beside it, sent once already.
         work: folder for the small images, to be made.
     """
 
@@ -90,7 +90,7 @@ class FrozenCopy:
         run: Migration,
         reached: Reached,
         facts: Facts,
-        tree: TreeSource,
+        tree: SourceTrees,
         memory: Memory,
         work: str,
     ) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from migrate.errors import ContainerNotFound
@@ -45,16 +46,34 @@ def is_arriving(store: Store, container_id: str) -> bool:
         return False
 
 
-def mark_bundle(bundle: str, container_id: str, *, begun_by: str | None = None) -> None:
+def mark_bundle(
+    bundle: str,
+    container_id: str,
+    *,
+    begun_by: str | None = None,
+    volumes: Sequence[str] | None = None,
+) -> None:
     """Note in a bundle which container's it is, so that it can come back here.
 
     Args:
         begun_by: the migration that fills it; None where it is whole.
+        volumes: paths outside the bundle that are as much the container's; None for
+            those that it had before.
     """
+    kept = volumes_left_by(bundle, container_id) if volumes is None else [*volumes]
     temporary = f"{bundle}/{MARK}.{os.getpid()}"
     with open(temporary, "w", encoding="utf-8") as file:
-        json.dump({"container": container_id, "begun_by": begun_by}, file)
+        json.dump({"container": container_id, "begun_by": begun_by, "volumes": kept}, file)
     os.rename(temporary, f"{bundle}/{MARK}")
+
+
+def volumes_left_by(bundle: str, container_id: str) -> list[str]:
+    """Return the paths outside a bundle that a migration of this container has left."""
+    mark = _mark(bundle)
+    volumes = mark.get("volumes")
+    if mark.get("container") != container_id or not isinstance(volumes, list):
+        return []
+    return [each for each in volumes if isinstance(each, str)]
 
 
 def was_left_by(bundle: str, container_id: str) -> bool:
@@ -65,6 +84,12 @@ def was_left_by(bundle: str, container_id: str) -> bool:
 def was_begun_by(bundle: str, migration: str) -> bool:
     """Tell whether a bundle is being filled by this migration, and no other."""
     return _mark(bundle).get("begun_by") == migration
+
+
+def begun_by(bundle: str) -> str | None:
+    """Return the migration that fills a bundle, None where it is whole."""
+    migration = _mark(bundle).get("begun_by")
+    return migration if isinstance(migration, str) else None
 
 
 def _mark(bundle: str) -> dict[str, Any]:

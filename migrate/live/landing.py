@@ -75,7 +75,6 @@ def judge(
     """
     return [
         *_names(here, needs, store, bundle),
-        *_binds(here, needs),
         *_processes(here, needs),
         *_network(here, needs, questions),
     ]
@@ -107,36 +106,6 @@ def _names(here: HostFacts, needs: Needs, store: Store, bundle: str) -> Iterator
         yield finding("cgroups", "refuse", f"{here.name}: {error.message}", error.hint)
     else:
         yield finding("id", "ok", f"id, bundle and control group are free on {here.name}")
-
-
-def _binds(here: HostFacts, needs: Needs) -> Iterator[Finding]:
-    """What the container takes from its host by name is there."""
-    for destination, source in needs.binds.items():
-        is_folder = destination in needs.bind_folders
-        if not os.path.exists(source):
-            yield finding(
-                "mounts",
-                "refuse",
-                f"{source}, which is mounted at {destination} in the container, is not on "
-                f"{here.name}",
-                f"Make it on the destination: {source}.",
-            )
-        elif os.path.isdir(source) != is_folder:
-            yield finding(
-                "mounts",
-                "refuse",
-                f"{source}, mounted at {destination}, is {'no' if is_folder else 'a'} directory "
-                f"on {here.name}",
-                f"Make it there what it is on the source: {source}.",
-            )
-        elif destination in needs.writable_binds:
-            yield finding(
-                "mounts",
-                "warn",
-                f"{source}, mounted at {destination}, is {here.name}'s own: its content does not "
-                "come along",
-                "Share it between the hosts, or copy it before.",
-            )
 
 
 def _processes(here: HostFacts, needs: Needs) -> Iterator[Finding]:

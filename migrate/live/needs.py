@@ -50,9 +50,6 @@ class Needs:
         huge_bytes: of those, in huge pages, by their size in kB.
         rootfs_bytes: on the disk.
         rootfs_files: how many.
-        binds: what is mounted from the host: destination inside, and source.
-        bind_folders: destinations of those that are directories.
-        writable_binds: destinations of those it may write to.
         filesystems: types that are mounted anew for it.
         cgroup_mounts: keys of the hierarchies it sees.
         cgroups_path: $.linux.cgroupsPath, or "".
@@ -79,9 +76,6 @@ class Needs:
     huge_bytes: dict[str, int] = field(default_factory=dict)
     rootfs_bytes: int = 0
     rootfs_files: int = 0
-    binds: dict[str, str] = field(default_factory=dict)
-    bind_folders: list[str] = field(default_factory=list)
-    writable_binds: list[str] = field(default_factory=list)
     filesystems: list[str] = field(default_factory=list)
     cgroup_mounts: list[str] = field(default_factory=list)
     cgroups_path: str = ""
@@ -138,19 +132,11 @@ def needs_of(record: Record, spec: Mapping[str, Any], facts: Facts, plan: Plan) 
     """
     linux: Mapping[str, Any] = spec.get("linux") or {}
     process: Mapping[str, Any] = spec.get("process") or {}
-    sources = {mount.destination: mount.source for mount in facts.mounts if mount.kind == "bind"}
-    read_only = {
-        os.path.normpath(mount["destination"])
-        for mount in spec.get("mounts") or ()
-        if {"ro", "rro"} & set(mount.get("options") or ())
-    }
+    binds = {mount.destination for mount in facts.mounts if mount.kind == "bind"}
     needs = Needs(
         container_id=facts.container_id,
         memory_bytes=facts.memory_bytes,
-        binds=sources,
-        bind_folders=sorted(name for name, source in sources.items() if os.path.isdir(source)),
-        writable_binds=sorted(sources.keys() - read_only),
-        filesystems=_filesystems(spec, sources.keys()),
+        filesystems=_filesystems(spec, binds),
         cgroup_mounts=sorted({each.controller for each in facts.mounts if each.kind == "cgroup"}),
         cgroups_path=linux.get("cgroupsPath") or "",
         controllers=_controllers(linux.get("resources") or {}),

@@ -119,6 +119,9 @@ class Message:
 MESSAGES: Mapping[str, Message] = {
     # versions, processor, room, names: the destination looks and touches nothing
     "preflight": Message(frozenset({None}), None),
+    # what is at the places of volumes and layers, and whether it is the same as here
+    "volumes": Message(frozenset({None}), None),
+    "digests": Message(frozenset({None}), None),
     # the id and the bundle are taken
     "reserve": Message(frozenset({None}), Landing.RESERVED),
     # config, facts, network plan; cgroup, network, image folder are made

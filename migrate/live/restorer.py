@@ -54,12 +54,19 @@ class Restorer:
         restore: prepared, not started.
         connect: brings the links up.
         pause: freezes the container, or None where it was not paused.
+        prepare: called with the first process once its namespaces are there.
     """
 
     def __init__(
-        self, restore: Running, *, connect: Callable[[], None], pause: Callable[[], None] | None
+        self,
+        restore: Running,
+        *,
+        connect: Callable[[], None],
+        pause: Callable[[], None] | None,
+        prepare: Callable[[int], None] | None = None,
     ) -> None:
         self._restore = restore
+        self._prepare = prepare
         self._connect = connect
         self._pause = pause
         self._change = threading.Condition()
@@ -167,6 +174,8 @@ class Restorer:
 
     def _note(self, notification: Notification) -> bool:
         self._pid = notification.pid
+        if self._prepare is not None:
+            self._prepare(self._pid)
         return True
 
     def _hold(self, notification: Notification) -> bool:

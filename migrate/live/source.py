@@ -45,7 +45,6 @@ from migrate.errors import (
 from migrate.events import Log, PhaseEntered, Report, emit
 from migrate.live import guard, pre_copy, preflight, recover, report, stop_copy
 from migrate.live.departure import Departure, work_folder
-from migrate.live.filesystem.source import TreeSource
 from migrate.live.frozen_copy import FrozenCopy
 from migrate.live.hearing import counted, relay
 from migrate.live.interruption import Interruptions
@@ -62,6 +61,8 @@ from migrate.live.stop_copy import StreamedMemory
 from migrate.live.strategy import Situation, Strategy, choose
 from migrate.live.subject import Subject
 from migrate.live.unread import Unread
+from migrate.live.volumes.mapping import Wanted
+from migrate.live.volumes.travel import Travel
 from migrate.runtime import state
 from migrate.runtime.spec.decoding import decode
 from migrate.runtime.state import Store
@@ -83,6 +84,7 @@ class Order:
         bundle: path over there; as here if None.
         criu: as given by --criu.
         bridges: those the container is on, and what stands for them over there.
+        wanted: what else is called otherwise over there.
         strategy: how the memory goes.
         files: paths over there that standard output (1) and error (2) go to.
     """
@@ -94,6 +96,7 @@ class Order:
     bundle: str | None
     criu: str | None
     bridges: Mapping[str, str] = field(default_factory=dict)
+    wanted: Wanted = field(default_factory=Wanted)
     strategy: Strategy = "auto"
     files: Mapping[int, str] = field(default_factory=dict)
 
@@ -190,15 +193,23 @@ class Migration:
         wanted = (spec.get("linux") or {}).get("sysctl") or {}
         self.plan = describe(facts.pid, network.kind, path=network.path, more_sysctls=wanted)
         self.strategy = self._choose(facts.pid)
-        self._check(reached, facts, spec)
+        subject = Subject(
+            record=self.record,
+            spec=spec,
+            facts=facts,
+            plan=self._plan_there(),
+            files=order.files,
+        )
+        travel = Travel(order.wanted, subject, self._bundle())
+        self._check(reached, travel, subject)
         round_trips = measure_round_trips(link)
-        self.departure = self._depart()
+        self.departure = self._depart(travel.left)
         if facts.terminal:
             self._unread = Unread(facts.pid)
-        self._prepare(reached, spec)
-        link.call("receive", self._receive_value(config, facts), CALL_SECONDS)
+        self._prepare(reached, travel, spec)
+        link.call("receive", self._receive_value(travel, config, facts), CALL_SECONDS)
         journal.intend(Phase.COPYING)
-        with TreeSource(link, "rootfs", self.record["rootfs"]) as tree:
+        with travel.trees(link) as tree:
             sent = tree.run()
             self.transfers["rootfs"] = Bytes(sent.content_bytes, sent.wire_bytes)
             with contextlib.closing(self._memory(reached, facts)) as memory:
@@ -252,15 +263,8 @@ class Migration:
             config = file.read()
         return config, decode(config, path)
 
-    def _check(self, reached: Reached, facts: Facts, spec: Any) -> None:
+    def _check(self, reached: Reached, travel: Travel, subject: Subject) -> None:
         """Ask both sides; refuse before anything is touched."""
-        subject = Subject(
-            record=self.record,
-            spec=spec,
-            facts=facts,
-            plan=self._plan_there(),
-            files=self.order.files,
-        )
         outcome = preflight.consult(
             reached,
             subject,
@@ -268,15 +272,16 @@ class Migration:
             bundle=self._bundle(),
             root=self.order.store.root,
         )
+        outcome.findings.extend(travel.consult(reached))
         for finding in outcome.findings:
             emit(finding)
         if outcome.refusals:
             raise Refused(counted(outcome.refusals), outcome.refusals[0].hint)
 
-    def _prepare(self, reached: Reached, spec: Any) -> None:
+    def _prepare(self, reached: Reached, travel: Travel, spec: Any) -> None:
         """Record whom we ask, then ask; both before anything is taken."""
         order = self.order
-        self._keep_others_away()
+        self._keep_others_away(travel.left)
         self._has_asked = True
         linux = spec.get("linux") or {}
         reached.link.call(
@@ -287,14 +292,18 @@ class Migration:
                 "bundle": self._bundle(),
                 "cgroups_path": linux.get("cgroupsPath"),
                 "source": os.uname().nodename,
+                "stowage": travel.stowage(),
             },
             CALL_SECONDS,
         )
         self.enter(Phase.PREPARED)
         self.timeline.mark("prepared")
 
-    def _keep_others_away(self) -> None:
+    def _keep_others_away(self, volumes: list[str]) -> None:
         """Record what is moved, and guard it; no other command is at work on it then.
+
+        Args:
+            volumes: paths outside the bundle that go along.
 
         Raises:
             Locked: one is, and does not end.
@@ -321,10 +330,11 @@ class Migration:
                 was_paused=self.was_paused,
                 way=order.way.to_json(),
                 network=self.plan.to_json(),
+                volumes=volumes,
             )
             guard.put(order.store, order.container_id, f"to {order.way.host}")
 
-    def _depart(self) -> Departure:
+    def _depart(self, volumes: list[str]) -> Departure:
         return Departure(
             self.order.store,
             self.order.container_id,
@@ -334,13 +344,15 @@ class Migration:
             plan=self.plan,
             switches=switches_of(self.plan, self.record["pid"]),
             was_paused=self.was_paused,
+            volumes=volumes,
         )
 
-    def _receive_value(self, config: bytes, facts: Facts) -> dict[str, Any]:
+    def _receive_value(self, travel: Travel, config: bytes, facts: Facts) -> dict[str, Any]:
         kept = ("created", "oci_version", "annotations", "owner", "stdio", "terminal")
         record: dict[str, Any] = dict(self.record)
         return {
-            "config": config.decode("utf-8", "surrogateescape"),
+            "config": travel.config(config),
+            "hooks": travel.arrival_hooks,
             "facts": facts.to_json(),
             "network": self._plan_there().to_json(),
             "paused": self.was_paused,

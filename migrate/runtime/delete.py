@@ -6,11 +6,20 @@ Must not live here: words for people. May be imported by every room above `runti
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import time
 
-from migrate.errors import BrokenState, ContainerNotFound, HookError, MigrateError, WrongStatus
+from migrate import syscalls
+from migrate.errors import (
+    BrokenState,
+    ContainerNotFound,
+    HookError,
+    KernelError,
+    MigrateError,
+    WrongStatus,
+)
 from migrate.runtime import cgroup, group, jsontext, state, statedir
 
 TYPE_CHECKING = False
@@ -88,8 +97,21 @@ def _delete(store: Store, container_id: str, *, force: bool) -> list[str]:
     else:
         _kill_first(record)
         problems = group.leave(record)
+    problems += _unmount(record)
     store.remove(container_id)
     return problems + _poststop(config, record)
+
+
+def _unmount(record: Record) -> list[str]:
+    """Unmount what was mounted for the container; return what could not be."""
+    problems = []
+    for path in record.get("mounted", ()):
+        try:
+            syscalls.umount2(path, syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
+        except KernelError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOENT):  # it is gone already
+                problems.append(f"{path} stays mounted: {os.strerror(error.errno).lower()}")
+    return problems
 
 
 def _is_anothers(paths: Mapping[str, str], config: bytes) -> bool:

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
             phase: creating, created or started.
             systemd: bus, unit and slice, where the cgroup is a unit's; absent otherwise.
             rdt: groups of resctrl (see `runtime.resctrl`); absent without `intelRdt`.
+            mounted: what was mounted for it, such as an overlay on the rootfs, and is
+                unmounted when it is deleted; absent where nothing was.
         """
 
         schema_version: int
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
         phase: str
         systemd: NotRequired[dict[str, str]]
         rdt: NotRequired[dict[str, str]]
+        mounted: NotRequired[list[str]]
 
 
 SCHEMA_VERSION = 1
@@ -349,6 +352,9 @@ class Store:
                 raise self._broken(container_id, f"{name} is missing or no {kind.__name__}")
         if type(data.get("systemd", {})) is not dict:
             raise self._broken(container_id, "systemd is no dict")
+        mounted = data.get("mounted", [])
+        if type(mounted) is not list or not all(type(path) is str for path in mounted):
+            raise self._broken(container_id, "mounted is no list of paths")
         for name in ("annotations", "cgroup", "systemd"):
             if not all(isinstance(value, str) for value in data.get(name, {}).values()):
                 raise self._broken(container_id, f"{name} holds what is no text")

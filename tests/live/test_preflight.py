@@ -63,29 +63,6 @@ def test_a_thorough_look_says_what_the_host_is(
 
 
 @pytest.mark.criu
-def test_a_missing_bind_mount_is_named_and_one_that_is_there_stays_where_it_is(
-    question: Question, tmp_path: Path, criu: str
-) -> None:
-    (tmp_path / "file").touch()
-    binds = {
-        "/data": str(tmp_path),
-        "/gone": str(tmp_path / "gone"),
-        "/conf": str(tmp_path),
-        "/file": str(tmp_path / "file"),
-    }
-    folders = ["/data", "/gone", "/conf", "/file"]
-    asked = question(binds=binds, bind_folders=folders, writable_binds=["/data", "/gone"])
-    found = [each for each in look(asked, tmp_path, criu) if each.verdict != "ok"]
-    assert [(each.check, each.verdict) for each in found] == [
-        ("mounts", "warn"),
-        ("mounts", "refuse"),
-        ("mounts", "refuse"),
-    ]
-    assert "/gone" in found[1].message
-    assert "/file, is no directory" in found[2].message
-
-
-@pytest.mark.criu
 def test_a_process_number_that_is_taken_is_refused(
     question: Question, tmp_path: Path, criu: str
 ) -> None:
@@ -149,7 +126,7 @@ def asked(**wrong: Any) -> dict[str, Any]:
         asked(host={"is_root": 1}),
         asked(needs=7),
         asked(needs={"container_id": 7}),
-        asked(needs={"container_id": "c", "binds": []}),
+        asked(needs={"container_id": "c", "controllers": {}}),
         asked(needs={"container_id": "c", "pids": ["1"]}),
         asked(needs={"container_id": "c", "addresses": {"10.0.0.1": {}}}),
         asked(needs={"container_id": "c", "addresses": {"x": {"mac": "", "bridge": ""}}}),
