@@ -21,9 +21,11 @@ from .place import RUNTIME, Terminal
 
 IMAGE = "localhost/busybox:latest"
 SHIM = "io.containerd.runc.v2"
-# Kubernetes' interface, storage this machine lacks, tracing to a collector there is none of.
+KUBERNETES = "io.containerd.grpc.v1.cri"
+# Kubernetes' interface where nobody asks for it, storage this machine lacks, tracing to a
+# collector there is none of.
 NOT_NEEDED = (
-    "io.containerd.grpc.v1.cri",
+    KUBERNETES,
     "io.containerd.internal.v1.opt",
     "io.containerd.internal.v1.tracing",
     "io.containerd.snapshotter.v1.aufs",
@@ -39,11 +41,13 @@ class Containerd:
     Args:
         host: where it runs.
         folder: its root, state, socket and log.
+        kubernetes: the configuration of Kubernetes' interface; without, it is off.
     """
 
-    def __init__(self, host: Host, folder: Path) -> None:
+    def __init__(self, host: Host, folder: Path, kubernetes: str = "") -> None:
         self.host = host
         self.folder = folder
+        self._kubernetes = kubernetes
         self._environment = {"CONTAINERD_ADDRESS": f"{folder}/socket"}
 
     @contextmanager
@@ -65,7 +69,8 @@ class Containerd:
                 daemon.wait(20)
 
     def _configuration(self) -> str:
-        plugins = json.dumps(list(NOT_NEEDED))
+        unwanted = [name for name in NOT_NEEDED if not self._kubernetes or name != KUBERNETES]
+        plugins = json.dumps(unwanted)
         # An import is not yet anybody's for a moment: the collector must not run meanwhile.
         return (
             f'version = 2\nroot = "{self.folder}/root"\nstate = "{self.folder}/state"\n'
@@ -73,7 +78,7 @@ class Containerd:
             f'[grpc]\naddress = "{self.folder}/socket"\n'
             f'[ttrpc]\naddress = "{self.folder}/socket.ttrpc"\n'
             '[plugins."io.containerd.gc.v1.scheduler"]\nstartup_delay = "1h"\n'
-            "deletion_threshold = 0\nmutation_threshold = 0\n"
+            f"deletion_threshold = 0\nmutation_threshold = 0\n{self._kubernetes}"
         )
 
     def _answers(self, daemon: Process, log: Path) -> bool:
