@@ -72,5 +72,13 @@ class Hashes:
                     found.append((page << PAGE_SHIFT, 1))
         return found, kept
 
+    def forget(self, start: int, end: int) -> None:
+        """Take pages for never sent."""
+        for page in range(start >> PAGE_SHIFT, end >> PAGE_SHIFT):
+            chunk = self._chunks.get(page >> _CHUNK_SHIFT)
+            if chunk is not None:
+                place = (page & (_CHUNK_PAGES - 1)) * _DIGEST_BYTES
+                chunk[place : place + _DIGEST_BYTES] = bytes(_DIGEST_BYTES)
+
     def close(self) -> None:
         """Do nothing: nothing is held."""
