@@ -17,7 +17,7 @@ import stat as stat_modes
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from migrate.checkpoint import procfs
+from migrate.checkpoint import procfs, watches
 from migrate.checkpoint.facts import Obstacle, Stdio
 
 _DELETED = " (deleted)"
@@ -36,10 +36,12 @@ class Descriptors:
 
     Attributes:
         sockets: inode of each socket to the pid of who has it.
+        socket_numbers: inode of each to that process and its descriptor.
     """
 
     stdio: tuple[Stdio, ...] = ()
     sockets: dict[int, int] = field(default_factory=dict)
+    socket_numbers: dict[int, tuple[int, int]] = field(default_factory=dict)
     ghost_bytes: int = 0
     has_remapped_links: bool = False
     obstacles: list[Obstacle] = field(default_factory=list)
@@ -76,6 +78,7 @@ def read_descriptors(pids: Iterable[int], names: Mapping[int, str]) -> Descripto
                 _note_pipe(pipes.setdefault(file.link, _Pipe()), file, number)
             elif file.link.startswith("socket:["):
                 found.sockets.setdefault(int(file.link[8:-1]), pid)
+                found.socket_numbers.setdefault(int(file.link[8:-1]), (pid, file.number))
             elif file.link.startswith("anon_inode:"):
                 _note_anon_inode(found, file, pid, names[pid])
             elif file.link.startswith("/"):
@@ -159,6 +162,9 @@ def _note_anon_inode(found: Descriptors, file: procfs.OpenFile, pid: int, name: 
                 hint="CRIU cannot carry it; turn its use off in the program's configuration.",
             )
         )
+    elif kind in ("inotify", "fanotify"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found.obstacles += watches.obstacles(pid, file.number, name)
     elif kind == "eventfd" and _is_semaphore(pid, file.number):
         found.obstacles.append(
             Obstacle(

@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-from migrate.checkpoint import netns, procfs, settings
+from migrate.checkpoint import endpoints, netns, procfs, settings
 from migrate.checkpoint.descriptors import Descriptors, read_descriptors
 from migrate.checkpoint.facts import (
     CgroupPath,
@@ -46,6 +46,7 @@ _CGROUP_FLAGS = frozenset(
         *("cpuset_v2_mode", "favordynmods"),
     )
 )
+_SYSTEM_V = "/SYSV"
 _UNCARRIED_MAPPINGS = ("anon_inode:[io_uring", "/dev/kvm", "/dev/dri/", "/dev/nvidia")
 _CLOSED_STATES = frozenset(("LISTEN", "UNCONN", "TIME-WAIT"))
 
@@ -103,6 +104,7 @@ def _inspect(pid: int, record: Mapping[str, Any], spec: Mapping[str, Any]) -> Fa
             *mount_obstacles,
             *settings.obstacles(spec),
             *descriptors.obstacles,
+            *endpoints.obstacles(descriptors.socket_numbers, names),
             *socket_obstacles,
             *_strangers(record["cgroup"], pids),
             *_mapped(pids, names),
@@ -353,15 +355,16 @@ def _mapped(pids: Iterable[int], names: Mapping[int, str]) -> list[Obstacle]:
     found = []
     for pid in pids:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            found += [
-                Obstacle(
-                    verdict="refuse",
-                    what=f"process {names[pid]} has {name.removeprefix('anon_inode:')} mapped",
-                    hint="CRIU cannot carry it; turn its use off in the program's configuration.",
-                )
-                for name in sorted(procfs.mapped_names(pid))
-                if name.startswith(_UNCARRIED_MAPPINGS)
-            ]
+            shares_ipc = not _is_own(pid, "ipc")
+            for name in sorted(procfs.mapped_names(pid)):
+                if name.startswith(_UNCARRIED_MAPPINGS):
+                    hint = "CRIU cannot carry it; turn its use off in the program's configuration."
+                elif name.startswith(_SYSTEM_V) and shares_ipc:
+                    hint = "It is the host's; give the container an ipc namespace of its own."
+                else:
+                    continue
+                what = f"process {names[pid]} has {name.removeprefix('anon_inode:')} mapped"
+                found.append(Obstacle(verdict="refuse", what=what, hint=hint))
     return found
 
 

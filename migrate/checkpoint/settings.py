@@ -7,11 +7,29 @@ the running container shows of itself (`inspect`). May be imported by `checkpoin
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from migrate.checkpoint.facts import Obstacle
 
 _IDMAP_WORDS = {"idmap", "ridmap"}
+# Namespaces that are joined by a path: CRIU brings back each as the container's own.
+_SHARED: dict[str, tuple[Literal["refuse", "warn"], str, str]] = {
+    "pid": (
+        "refuse",
+        "the container joins a process namespace, whose first process does not come along",
+        "Give it a pid namespace of its own.",
+    ),
+    "ipc": (
+        "warn",
+        "the container shares System V and POSIX queues, and would come back with its own",
+        "Move it alone only if nobody else uses them.",
+    ),
+    "uts": (
+        "warn",
+        "the container shares its host name, and would come back with its own",
+        "Move it alone only if nobody else changes it.",
+    ),
+}
 
 
 def obstacles(spec: Mapping[str, Any]) -> Iterator[Obstacle]:
@@ -35,6 +53,10 @@ def obstacles(spec: Mapping[str, Any]) -> Iterator[Obstacle]:
             what=f"network device {name} was moved into the container and cannot follow",
             hint="Take it out of $.linux.netDevices and make the container anew.",
         )
+    for space in linux.get("namespaces") or ():
+        if space.get("path") and space["type"] in _SHARED:
+            verdict, what, hint = _SHARED[space["type"]]
+            yield Obstacle(verdict=verdict, what=f"{what} ({space['path']})", hint=hint)
     if asked := _asked_outside(linux.get("seccomp") or {}):
         yield Obstacle(
             verdict="refuse",

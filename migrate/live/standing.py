@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from migrate.checkpoint.facts import Connection, Facts, Stdio
 from migrate.events import Finding
+from migrate.live import locks
 from migrate.live.comparison import finding
 from migrate.live.host_facts import CAP_SYS_RESOURCE, HostFacts
 from migrate.live.network.plan import Plan
@@ -29,7 +30,12 @@ def judge(
         here: the host it is on.
         files: that take its standard output and error over there.
     """
-    found = [*_of_container(facts, plan), *_streams(facts, files), *_users(facts, here)]
+    found = [
+        *_of_container(facts, plan),
+        *_streams(facts, files),
+        *_users(facts, here),
+        *locks.judge(facts),
+    ]
     return found or [finding("container", "ok", "everything of the container can follow")]
 
 

@@ -32,6 +32,7 @@ _fstatfs = function("fstatfs")
 _getsockopt = function("getsockopt")
 _inotify_add_watch = function("inotify_add_watch")
 _inotify_init1 = function("inotify_init1")
+_open_by_handle_at = function("open_by_handle_at")
 _statx = function("statx")
 _syncfs = function("syncfs")
 
@@ -108,6 +109,22 @@ def inotify_init1() -> int:
     """
     flags = os.O_CLOEXEC | os.O_NONBLOCK
     return call(_inotify_init1, "inotify_init1", "", Int(flags))
+
+
+def open_by_handle_at(mount_fd: int, kind: int, handle: bytes, flags: int) -> int:
+    """Open a file by its file system's own name for it, see open_by_handle_at(2).
+
+    Args:
+        mount_fd: of anything in that file system.
+        kind: of the handle.
+        handle: as name_to_handle_at(2), or /proc/PID/fdinfo, tells it.
+        flags: as of open(2).
+
+    Raises:
+        KernelError: ESTALE where there is no such file, or the file system opens none so.
+    """
+    wanted = len(handle).to_bytes(4, sys.byteorder) + kind.to_bytes(4, sys.byteorder) + handle
+    return call(_open_by_handle_at, "open_by_handle_at", mount_fd, mount_fd, to_c(wanted), flags)
 
 
 def openat2(dirfd: int, path: str | bytes, flags: int, *, mode: int = 0, resolve: int = 0) -> int:
