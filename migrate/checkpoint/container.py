@@ -23,6 +23,7 @@ from migrate.checkpoint.options import Request
 from migrate.checkpoint.prepare import prepared
 from migrate.checkpoint.restore import Restore
 from migrate.checkpoint.session import Notification
+from migrate.checkpoint.wholeness import wait_until_whole
 from migrate.errors import CriuError, UsageError, WrongStatus
 from migrate.events import Finding, emit
 from migrate.runtime import cgroup, group, handover, hooks, interrupt, state
@@ -107,6 +108,7 @@ def checkpoint(
             if status not in ("running", "paused"):
                 raise WrongStatus(f"cannot checkpoint a container in the {status} state")
             path = f"{store.path(container_id)}/config.json"
+            wait_until_whole(store.path(container_id), container_id)
             with open(path, "rb") as file:
                 facts = inspect(record, decode(file.read(), path))
             refuse_obstacles(facts)

@@ -24,6 +24,7 @@ import sys
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from types import TracebackType
 from typing import Self
 
@@ -31,6 +32,11 @@ from migrate.checkpoint import keeper_talk
 from migrate.checkpoint.keeper_journal import make_journal
 from migrate.errors import CriuError
 
+# This program's own modules, wherever it was installed; nothing of the environment.
+_PROGRAM = (
+    "import sys; sys.path[:] = {path!r}; "
+    "from migrate.checkpoint.keeper import main; sys.exit(main())"
+)
 _HINT = "Call restart, or kill the container: it waits for memory that nobody fills."
 
 
@@ -70,11 +76,11 @@ class Keeping:
     def __init__(self, *, log: int | None = None) -> None:
         self._log = -1 if log is None else os.dup(log)
         self._change = threading.Condition()
-        self._counts: list[tuple[int, int]] = []
+        self._counts = array.array("Q")
+        self._spans = array.array("Q")
         self._userfaultfds: list[int] = []
         self._stores: list[int] = []
-        self._forked: list[int] = []
-        self._table = -1
+        self._forked: dict[int, int] = {}
         self._journal = make_journal()
         self._progress = Progress()
         self._may_fill = False
@@ -104,16 +110,11 @@ class Keeping:
         Raises:
             CriuError: the keeper failed or died.
         """
-        table = array.array("Q")
         for each in processes:
-            self._counts.append((each.pid, len(each.spans)))
             self._userfaultfds.append(os.dup(each.userfaultfd))
             self._stores.append(os.dup(each.store))
-            for span in each.spans:
-                table.extend(span)
-        self._table = os.memfd_create("migrate-keeper-table", os.MFD_CLOEXEC)
-        with open(self._table, "wb", closefd=False) as file:
-            file.write(table)
+            self._counts.append(len(each.spans))
+            self._spans.extend(chain.from_iterable(each.spans))
         self._may_fill = fill
         self._begin()
 
@@ -165,10 +166,12 @@ class Keeping:
                 keeper_talk.send(self._socket, "end")
         with contextlib.suppress(OSError):  # wakes the watcher, which ends what is left
             self._socket.shutdown(socket.SHUT_RDWR)
-        if self._is_done or self._problem:
+        if not self._counts:
+            self._process.kill()  # it was never told what to do
+        if self._is_done or self._problem or not self._counts:
             self._watcher.join()
         self._let_go()
-        for descriptor in (*self._stores, self._journal, self._table, self._log):
+        for descriptor in (*self._stores, self._journal, self._log):
             if descriptor >= 0:
                 os.close(descriptor)
 
@@ -180,7 +183,7 @@ class Keeping:
         number = theirs.fileno()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-m", "migrate.checkpoint.keeper", str(number)],
+                [sys.executable, "-IS", "-c", _PROGRAM.format(path=sys.path), str(number)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -196,24 +199,23 @@ class Keeping:
 
     def _begin(self) -> None:
         """Give the keeper everything there is; return once it is ready."""
+        table = keeper_talk.Table(self._counts, array.array("Q", self._forked), self._spans).write()
         with contextlib.suppress(OSError):  # its death is found below
-            keeper_talk.send(
-                self._socket,
-                "task",
-                [self._table, self._journal],
-                processes=self._counts,
-                forked=len(self._forked),
-            )
-            everything = [*self._userfaultfds, *self._stores, *self._forked]
+            self._give("task", [table, self._journal])
+            everything = [*self._userfaultfds, *self._stores, *self._forked.values()]
             for begin in range(0, len(everything), keeper_talk.DESCRIPTORS_AT_ONCE):
-                some = everything[begin : begin + keeper_talk.DESCRIPTORS_AT_ONCE]
-                keeper_talk.send(self._socket, "more", some)
+                self._give("more", everything[begin : begin + keeper_talk.DESCRIPTORS_AT_ONCE])
             if self._may_fill:
                 keeper_talk.send(self._socket, "fill")
+        os.close(table)
         with self._change:
             self._change.wait_for(lambda: self._is_ready or self._problem)
             if self._problem:
                 raise CriuError(self._problem, _HINT)
+
+    def _give(self, say: str, descriptors: list[int]) -> None:
+        """Let the keeper have descriptors."""
+        keeper_talk.send(self._socket, say, descriptors, count=len(descriptors))
 
     def _watch(self, connection: socket.socket, process: subprocess.Popen[bytes]) -> None:
         """Hear what one keeper says, until its end."""
@@ -238,7 +240,10 @@ class Keeping:
         elif message.say == "progress":
             self._progress = Progress(**message.fields)
         elif message.say == "forked":
-            self._forked += message.descriptors
+            # None came where this process may not open more: then another keeper cannot
+            # go on for that process, and says so.
+            for descriptor in message.descriptors:
+                self._forked[message.fields["process"]] = descriptor
         elif message.say == "done":
             # From now on only the keeper answers, until it hears that nobody else could.
             self._let_go()
@@ -248,9 +253,9 @@ class Keeping:
 
     def _let_go(self) -> None:
         """Close the duplicates of the userfaultfds."""
-        for descriptor in (*self._userfaultfds, *self._forked):
+        for descriptor in (*self._userfaultfds, *self._forked.values()):
             os.close(descriptor)
-        self._userfaultfds, self._forked = [], []
+        self._userfaultfds, self._forked = [], {}
 
     def __enter__(self) -> Self:
         return self

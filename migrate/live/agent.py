@@ -26,7 +26,7 @@ from migrate.errors import LinkError, Locked, MigrateError, TransportError
 from migrate.events import Event, Log, as_json, emit, install
 from migrate.live import inbox
 from migrate.live.destination import Destination, Settings
-from migrate.live.inbox import Call, Inbox, LinkGone
+from migrate.live.inbox import Call, Inbox, LinkGone, Wake
 from migrate.live.journal import folder_of
 from migrate.live.wire import Fields
 from migrate.transport.channel import ByteChannel
@@ -68,7 +68,7 @@ class _Agent:
         self._link = link
         self._settings = settings
         self._inbox = Inbox()
-        self._destination = Destination(settings, link)
+        self._destination = Destination(settings, link, self._inbox.wake)
         self._is_listening = False
         self._link_is_gone = False
         self._is_over = False
@@ -89,9 +89,12 @@ class _Agent:
         with contextlib.suppress(TransportError):
             self._link.send_event(as_json(event))
 
-    def _act(self, item: Call | LinkGone) -> None:
+    def _act(self, item: Call | LinkGone | Wake) -> None:
         if isinstance(item, LinkGone):
             self._lose_link()
+            return
+        if isinstance(item, Wake):
+            self._is_over = self._link_is_gone and not self._destination.must_wait
             return
         try:
             answer = self._answer(item)

@@ -27,6 +27,7 @@ from migrate.errors import (
 from migrate.events import Log, PhaseEntered, emit
 from migrate.live import arrival, clocks, guard, preflight
 from migrate.live.arrival import Place
+from migrate.live.completing import Completing
 from migrate.live.decision import DestinationView, Tasks
 from migrate.live.incoming import Announced, Incoming
 from migrate.live.journal import Journal, folder_of
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     from migrate.runtime.state import Record
 
 
+WHOLE_SECONDS = 2.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What the agent's own command line says."""
@@ -55,10 +59,18 @@ class Settings:
 
 
 class Destination:
-    """One migration's destination; without one yet, until `reserve` or `attach`."""
+    """One migration's destination; without one yet, until `reserve` or `attach`.
 
-    def __init__(self, settings: Settings, link: Link | None) -> None:
+    Args:
+        wake: called, in another thread, when `must_wait` may have changed.
+    """
+
+    def __init__(
+        self, settings: Settings, link: Link | None, wake: Callable[[], None] = lambda: None
+    ) -> None:
         self._settings = settings
+        self._wake = wake
+        self._completing: Completing | None = None
         self._link = link
         self._journal: Journal | None = None
         self._place: Place | None = None
@@ -74,6 +86,7 @@ class Destination:
             "restore": self._restore,
             "commit": self._commit,
             "discard": self._discard,
+            "await_whole": self._await_whole,
             "forget": self._forget,
             "status": self._status,
         }
@@ -93,8 +106,9 @@ class Destination:
 
     @property
     def must_wait(self) -> bool:
-        """Whether only the source may say how it goes on."""
-        return self.reached in (Landing.HELD, Landing.COMMITTED)
+        """Whether only the source may say how it goes on, or memory is still filled in."""
+        is_whole = self._completing is None or self._completing.is_over
+        return self.reached in (Landing.HELD, Landing.COMMITTED) or not is_whole
 
     def call(self, method: str, value: object) -> object:
         """Answer a call.
@@ -247,10 +261,23 @@ class Destination:
         self._settle(journal, place)
         self._enter(Landing.ACTIVE)
         if self._incoming is not None:
-            self._incoming.close()
+            self._complete(self._incoming, place)
             self._incoming = None
         arrival.remove_images(place)
         return {"resume_seconds": resume_seconds, "ended": ended}
+
+    def _complete(self, incoming: Incoming, place: Place) -> None:
+        """Let go of what made it, at once or when all of its memory is in its place."""
+        incoming.settle()
+        if incoming.is_whole(0.0):
+            incoming.close()
+        else:
+            folder = self._settings.store.path(place.container_id)
+            self._completing = Completing(incoming, folder, self._wake)
+
+    def _await_whole(self, fields: Fields) -> object:
+        del fields
+        return self._completing is None or self._completing.wait(WHOLE_SECONDS)
 
     def _let_go(self, journal: Journal, place: Place) -> float:
         """Have the tasks run.
@@ -312,6 +339,8 @@ class Destination:
             record["mounted"] = [place.rootfs]
         with open(f"{place.bundle}/{arrival.CONFIG}", "rb") as file:
             arrival.replace_file(f"{store.path(place.container_id)}/{arrival.CONFIG}", file.read())
+        if self._incoming is not None:
+            self._incoming.note_missing(store.path(place.container_id))
         store.save(record)
         guard.mark_bundle(place.bundle, place.container_id)
         guard.take(store, place.container_id)

@@ -51,14 +51,23 @@ class LinkGone:
     error: TransportError
 
 
+@dataclass(slots=True)
+class Wake:
+    """Something has changed that the agent waits for."""
+
+
 class Inbox:
     """One queue for both doors."""
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Call | LinkGone] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Call | LinkGone | Wake] = queue.SimpleQueue()
         self._listener: socket.socket | None = None
 
-    def take(self) -> Call | LinkGone:
+    def wake(self) -> None:
+        """Wake the agent; from any thread."""
+        self._queue.put(Wake())
+
+    def take(self) -> Call | LinkGone | Wake:
         """Return the next call; waits for ever, and costs nothing meanwhile."""
         return self._queue.get()
 

@@ -15,19 +15,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from migrate.checkpoint import apart, left_out
-from migrate.checkpoint.address_store import AddressStore
+from migrate.checkpoint import wholeness
 from migrate.checkpoint.facts import Facts
 from migrate.checkpoint.images import MANIFEST, ImageDirectory, Manifest
 from migrate.checkpoint.locate import find_criu
-from migrate.checkpoint.page_store import PageStore, Stored
-from migrate.checkpoint.pages import StreamSummary
-from migrate.checkpoint.reserve import Reserve
 from migrate.checkpoint.restore import Restore
 from migrate.errors import CriuError, HookError, ImageError, ProtocolError
 from migrate.events import Log, emit
@@ -38,6 +35,7 @@ from migrate.live.network.build import Built, build
 from migrate.live.network.plan import Plan
 from migrate.live.reality import criu_in
 from migrate.live.restorer import Restorer
+from migrate.live.taking_memory import TakingMemory, taking
 from migrate.live.wire import Fields
 from migrate.live.work import Work
 from migrate.runtime import cgroup, hooks
@@ -145,16 +143,11 @@ class Incoming:
         self._spec = decode(announced.config, "config.json of the source")
         self._stack = contextlib.ExitStack()
         self._images: ImageDirectory | None = None
-        self._reserve: Reserve | None = None
-        self._store: AddressStore | None = None
+        self._taking: TakingMemory | None = None
         self._network: Built | None = None
         self._restorer: Restorer | None = None
         self._restore: Restore | None = None
         self._files: Work[None] | None = None
-        self._memory: Work[None] | None = None
-        self._summary: StreamSummary | None = None
-        self._stored: list[Stored] = []
-        self._parts: list[apart.Part] = []
         self._hooks_ran = False
 
     @property
@@ -180,23 +173,17 @@ class Incoming:
             emit(Log(level="warning", message=f"setting {setting} is not known here"))
         images = self._stack.enter_context(ImageDirectory(self.place.images, create=True))
         self._images = images
-        if self.announced.memory == pre_copy.STREAM:
-            self._take_pages()
-        else:
-            self._reserve = Reserve.of(images.descriptor, self.announced.facts)
-            self._stack.callback(self._reserve.close)
-            self._reserve.start()
+        memory = taking(self.announced.memory, self._link, self.place.work, self.announced.facts)
+        self._taking = self._stack.enter_context(contextlib.closing(memory))
+        memory.begin()
         self._files = Work("files", self._take_files)
         self._files.start()
 
     def await_images(self) -> None:
         """Start CRIU, up to its gate, and take in memory."""
+        self._memory.await_images()
         if not self._is_late:
             self._begin()
-        apart.preload()
-        if self._memory is None:
-            self._memory = Work("memory", self._take_memory)
-            self._memory.start()
 
     def verify(self, manifest_text: str) -> bytes:
         """Take in the small images; return the inventory once all is as it should be.
@@ -213,21 +200,17 @@ class Incoming:
             raise ImageError("manifest is of another migration")
         with self._link.accept_stream("images", max_bytes=LARGEST_IMAGES_BYTES) as stream:
             inventory = images.receive(manifest, stream)
-        for task in (self._memory, self._files):
-            if task is not None:
-                task.result()
+        memory = self._memory
+        summary = memory.summary()
+        if self._files is not None:
+            self._files.result()
         if self._is_late:
             self.place.stowed.mount()
             self._begin()
-        if manifest.memory != self._summary:
+        if manifest.memory != summary:
             raise ImageError("memory was damaged on its way: its digest differs")
         images.write(MANIFEST, manifest.encode())
-        if self._store is not None:
-            self._parts = apart.take_left_out(images, self._store, left_out.preload())
-        else:
-            self._parts = apart.set_apart(images, self._stored, apart.preload())
-        for part in self._parts:
-            self._stack.callback(part.close)
+        memory.prepare(images)
         return inventory
 
     def restore(self, inventory: bytes) -> int:
@@ -242,8 +225,9 @@ class Incoming:
         if self._restorer is None or self._restore is None:
             raise ProtocolError("nothing waits for images")
         self._restore.open_gate(inventory)
+        self._memory.restoring(self._restorer)
         pid = self._restorer.wait_held()
-        apart.fill(self._parts, pid)
+        self._memory.held(pid)
         if not self._restorer.is_held:
             raise CriuError("criu was killed while memory was written into what it restored")
         return pid
@@ -253,18 +237,36 @@ class Incoming:
         if self._restorer is None:
             raise ProtocolError("nothing is held")
         heard = time.monotonic()
-        return self._restorer.let_go() - heard
+        seconds = self._restorer.let_go() - heard
+        self._memory.resumed()
+        return seconds
+
+    def is_whole(self, timeout_seconds: float) -> bool:
+        """Wait until all of its memory is in its place; return whether it is.
+
+        Raises:
+            CriuError: it does not get there.
+        """
+        return self._memory.is_whole(timeout_seconds)
+
+    def note_missing(self, folder: str) -> None:
+        """Note in a container's state folder that its memory is not all there, if so."""
+        fillers = self._memory.fillers
+        if fillers:
+            wholeness.note(folder, (os.getpid(), *fillers))
 
     def stop(self) -> None:
         """End all of it: what is held is killed, what arrives is not wanted."""
         self._link.refuse_streams("the migration was given up")
+        if self._taking is not None:
+            self._taking.give_up()
         if self._restorer is not None:
             self._restorer.refuse()
         self._undo_hooks()
         self.close()
 
-    def close(self) -> None:
-        """Let go of CRIU and of what was opened; what runs, runs on."""
+    def settle(self) -> None:
+        """Let go of CRIU; what runs, runs on."""
         if self._restorer is not None:
             if self._network is not None and self._restorer.has_resumed:
                 self._network.switches.announce()  # the first one may have been lost
@@ -272,9 +274,14 @@ class Incoming:
             if problem is not None:
                 emit(Log(level="warning", message=problem.message))
             self._restorer = None
-        for task in (self._memory, self._files):
-            if task is not None:
-                task.end()
+
+    def close(self) -> None:
+        """Let go of CRIU and of what was opened."""
+        self.settle()
+        if self._taking is not None:
+            self._taking.end()
+        if self._files is not None:
+            self._files.end()
         self._stack.close()
 
     # Restoring.
@@ -297,6 +304,7 @@ class Incoming:
             self._spec,
             self._opened(),
             network,
+            is_lazy=self._memory.is_lazy,
         )
         self._restore = restore
         self._restorer = Restorer(
@@ -344,31 +352,11 @@ class Incoming:
     def _take_files(self) -> None:
         trees.receive(self._link, self.place.stowed.trees(self.place.rootfs))
 
-    def _take_pages(self) -> None:
-        """Begin to take in memory while the container runs."""
-        store = self._store = AddressStore(self.place.work)
-        self._stack.callback(store.close)
-
-        def take() -> None:
-            with self._link.accept_stream(pre_copy.STREAM) as stream:
-                for chunk in stream:
-                    store.feed(chunk)
-            self._summary = store.finish()
-
-        left_out.preload()
-        self._memory = Work("pages", take)
-        self._memory.start()
-
-    def _take_memory(self) -> None:
-        store = PageStore(self._opened().descriptor, reserve=self._reserve)
-        try:
-            with self._link.accept_stream("memory") as stream:
-                for chunk in stream:
-                    store.feed(chunk)
-            self._summary = store.finish()
-            self._stored = store.images
-        finally:
-            store.close()
+    @property
+    def _memory(self) -> TakingMemory:
+        if self._taking is None:
+            raise ProtocolError("nothing was received")
+        return self._taking
 
     def _opened(self) -> ImageDirectory:
         if self._images is None:

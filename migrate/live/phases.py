@@ -147,6 +147,8 @@ MESSAGES: Mapping[str, Message] = {
         ),
         Landing.DISCARDED,
     ),
+    # is all of its memory in its place? Answered after a while with yes or no
+    "await_whole": Message(frozenset({Landing.ACTIVE}), None),
     # the source's journal says DONE: this side's may go
     "forget": Message(frozenset({Landing.ACTIVE}), None),
     # how long is a round trip

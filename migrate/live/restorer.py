@@ -81,6 +81,11 @@ class Restorer:
         self._watcher = threading.Thread(target=self._watch, name="restore-end", daemon=True)
 
     @property
+    def has_ended(self) -> bool:
+        """Whether CRIU has ended, however."""
+        return self._ended
+
+    @property
     def has_resumed(self) -> bool:
         """Whether it runs."""
         return self._resumed_at > 0

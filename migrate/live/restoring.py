@@ -8,6 +8,7 @@ of the things that were outside the container. Must not live here: CRIU's option
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from migrate.checkpoint.facts import Facts
@@ -49,13 +50,20 @@ def prepare(
     spec: Any,
     images: ImageDirectory,
     network: Built,
+    *,
+    is_lazy: bool,
 ) -> Restore:
     """Return a restore that is ready to start and waits for its images.
 
     The stack closes it.
+
+    Args:
+        is_lazy: memory that is left out is left to userfaultfd.
     """
     facts = incoming.facts
-    request = request_for(facts, has_links=bool(network.switches.links))
+    request = replace(
+        request_for(facts, has_links=bool(network.switches.links)), lazy_pages=is_lazy
+    )
     where, target = stack.enter_context(
         prepared(
             spec,

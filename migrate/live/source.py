@@ -32,6 +32,7 @@ from migrate.checkpoint.inspect import inspect
 from migrate.checkpoint.lazy import check_pipes
 from migrate.checkpoint.locate import find_criu
 from migrate.checkpoint.mappings import amounts
+from migrate.checkpoint.wholeness import wait_until_whole
 from migrate.errors import (
     CriuError,
     Locked,
@@ -188,6 +189,7 @@ class Migration:
         self.timeline.mark("connected")
         self.criu = find_criu(order.criu)
         config, spec = self._read_config()
+        wait_until_whole(order.store.path(order.container_id), order.container_id)
         facts = inspect(self.record, spec)
         network = facts.network
         wanted = (spec.get("linux") or {}).get("sysctl") or {}
@@ -368,6 +370,7 @@ class Migration:
             raise AssertionError("committed before it was prepared")
         self.journal.intend(Phase.DONE, confirmed=True)
         self.departure.end()
+        self._await_whole(reached)
         with contextlib.suppress(TransportError):
             reached.link.call("forget", {"container": self.order.container_id}, CALL_SECONDS)
             self._was_told = True
@@ -384,6 +387,18 @@ class Migration:
                 f"well: run `migrate recover {container_id}` once it can be reached",
             )
         )
+
+    def _await_whole(self, reached: Reached) -> None:
+        """Wait until all of its memory is in its place over there; it runs meanwhile.
+
+        Raises:
+            MigrationError: it stands still over there for want of memory.
+        """
+        name = {"container": self.order.container_id}
+        with contextlib.suppress(TransportError):
+            while reached.link.call("await_whole", name, CALL_SECONDS) is not True:
+                pass
+        self.timeline.mark("whole")
 
     # What the frozen part asks for.
 
