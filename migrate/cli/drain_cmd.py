@@ -14,13 +14,12 @@ from migrate.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from migrate.events import Departed
     from migrate.live.reach import Way
+    from migrate.live.volumes.mapping import Wanted
 
 # What `drain` says itself to each `live`.
-_OWN = ("to", "bridge", "json", "transport", "control-path")
+_OWN = ("to", "bridge", "volume", "map", "json", "transport", "control-path")
 _STATUSES = {"moved": 0, "undecided": 4, "lost": 5}
 
 
@@ -29,7 +28,7 @@ def run(call: Call) -> int:
     from dataclasses import replace
 
     from migrate.cli.draining import showing_many
-    from migrate.cli.live_cmd import bridges, way
+    from migrate.cli.live_cmd import way
     from migrate.live.drain import Order, drain
 
     if call.number("parallel") < 1:
@@ -41,10 +40,10 @@ def run(call: Call) -> int:
         store=call.store,
         ways=[replace(first, target=target) for target in _targets(call)],
         criu=str(call.globals["criu"] or "") or None,
-        bridges=bridges(call),
+        wanted=_wanted(call),
         parallel=call.number("parallel"),
         command=_program(call),
-        arguments=lambda name, there, concerned: _words(call, name, there, concerned),
+        arguments=lambda name, there, file: _words(call, name, there, file),
     )
     with showing_many(json=call.has("json")):
         return status_of(drain(order))
@@ -93,15 +92,35 @@ def _program(call: Call) -> list[str]:
     return words
 
 
-def _words(call: Call, name: str, there: Way, concerned: Mapping[str, str]) -> list[str]:
+def _wanted(call: Call) -> Wanted:
+    """Return what is called otherwise on the other hosts.
+
+    Raises:
+        UsageError: something of it is not acceptable, or cannot be of many containers.
+    """
+    from migrate.cli.live_cmd import bridges
+    from migrate.live.volumes import mapping
+
+    path = call.text("map")
+    wanted = mapping.with_options(
+        mapping.read(path) if path else mapping.Wanted(),
+        bundle=None,
+        volumes=call.texts("volume"),
+        bridges=bridges(call),
+    )
+    if wanted.bundle is not None:
+        raise UsageError(f"{path}: $.bundle: is of one container", "Take it out.")
+    return wanted
+
+
+def _words(call: Call, name: str, there: Way, file: str) -> list[str]:
     """Return the words of one migration, the options that `live` has, too, handed on."""
     from migrate.cli.options import COMMANDS
 
     words = ["live", name, "--to", there.target, "--json", "--transport", there.transport]
+    words += ["--map", file]
     if there.control_path:
         words += ["--control-path", there.control_path]
-    for bridge, other in concerned.items():
-        words += ["--bridge", f"{bridge}={other}"]
     for option in COMMANDS["live"].options:
         key = option.names[0]
         value = call.options.get(key, option.default)

@@ -213,6 +213,7 @@ _DRAIN = (
     Option("to", "the other hosts, as ssh names them", TEXT, "", "HOST[,HOST...]"),
     Option("parallel", "how many move at the same time, at most", NUMBER, 2, "N"),
     _BRIDGE,
+    *_WANTED,
     *_LOGIN,
     Option(
         "transport",

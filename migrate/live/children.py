@@ -216,6 +216,13 @@ class Crew:
         for each in self._children:
             each.signal(number)
 
+    def note(self, data: object) -> str:
+        """Write data for one migration to read, and return the file's path."""
+        path = f"{self._folder.name}/{self._begun}.json"
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(data, file)
+        return path
+
     def begin(
         self, container: str, destination: str, command: Sequence[str], arguments: Sequence[str]
     ) -> None:

@@ -15,13 +15,14 @@ commit rolls back, one behind it is finished.
 from __future__ import annotations
 
 import collections
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from migrate.errors import MigrateError, MigrationError
+from migrate.errors import MigrateError, MigrationError, UsageError
 from migrate.events import Departed, Drained, Log, Placed, emit
 from migrate.live import demands, preflight, subject
 from migrate.live.children import Crew
@@ -31,6 +32,8 @@ from migrate.live.needs import Needs
 from migrate.live.placement import Demand, Disk, Offer, Room, place
 from migrate.live.reach import Reached, Way, reach, shared
 from migrate.live.subject import MOVABLE, Subject
+from migrate.live.volumes.mapping import Wanted, data_of
+from migrate.live.volumes.travel import Travel
 from migrate.runtime import state
 from migrate.runtime.state import Store
 
@@ -45,20 +48,20 @@ class Order:
     Attributes:
         ways: to the hosts.
         criu: as given by --criu.
-        bridges: of this host, and what stands for them on the others.
+        wanted: what is called otherwise over there, of all containers.
         parallel: how many migrations run at once, at most.
         command: this program with its options before the command's name.
-        arguments: from a container, the way to its destination and the bridges that
-            concern it, to the words of one migration.
+        arguments: from a container, the way to its destination, and a file for --map, to
+            the words of one migration.
     """
 
     store: Store
     ways: Sequence[Way]
     criu: str | None
-    bridges: Mapping[str, str]
+    wanted: Wanted
     parallel: int
     command: Sequence[str]
-    arguments: Callable[[str, Way, Mapping[str, str]], Sequence[str]]
+    arguments: Callable[[str, Way, str], Sequence[str]]
 
 
 @dataclass(slots=True)
@@ -68,6 +71,7 @@ class Survey:
     Attributes:
         failed: those that cannot even be looked at.
         subjects: the others.
+        wanted: what of `Order.wanted` concerns each of these.
         needs: what each of these takes.
         rooms: the hosts that answered, by the user's name for them.
         ways: to these.
@@ -76,6 +80,7 @@ class Survey:
 
     failed: list[Departed] = field(default_factory=list)
     subjects: dict[str, Subject] = field(default_factory=dict)
+    wanted: dict[str, Wanted] = field(default_factory=dict)
     needs: dict[str, Needs] = field(default_factory=dict)
     rooms: dict[str, Room] = field(default_factory=dict)
     ways: dict[str, Way] = field(default_factory=dict)
@@ -87,6 +92,7 @@ def drain(order: Order) -> list[Departed]:
 
     Raises:
         MigrationError: none of the hosts could be reached.
+        UsageError: no container has a volume, or is on a bridge, that is named.
     """
     began = time.monotonic()
     with ExitStack() as stack:
@@ -170,7 +176,7 @@ def survey(order: Order, stack: ExitStack) -> Survey:
             way = stack.enter_context(shared(alone, f"{folder}/{number}"))
             with reach(way) as reached:
                 found.ways[way.target] = way
-                _ask(found, here, way.target, reached, refused)
+                _ask(found, here, way, reached, refused)
         except MigrateError as error:
             problems.append(error)
             emit(Log(level="warning", message=f"{alone.host} takes none: {error.message}"))
@@ -190,7 +196,8 @@ def _look(order: Order, found: Survey) -> None:
                 emit(Log(level="info", message=f"{name} stays: it is {status}"))
                 continue
             each = subject.find(order.store, name)
-            found.subjects[name] = each.with_bridges(_concerned(order, each))
+            wanted = _concerned(order.wanted, each)
+            found.subjects[name], found.wanted[name] = each.with_bridges(wanted.bridges), wanted
         except MigrateError as error:
             found.failed.append(
                 Departed(
@@ -201,10 +208,40 @@ def _look(order: Order, found: Survey) -> None:
                     hint=error.hint,
                 )
             )
+    _refuse_unknown(order.wanted, found)
+
+
+def _concerned(wanted: Wanted, each: Subject) -> Wanted:
+    """Return what of it is about one container."""
+    binds = [mount for mount in each.facts.mounts if mount.kind == "bind"]
+    names = {os.path.normpath(mount.source) for mount in binds}
+    names |= {mount.destination for mount in binds}
+    return replace(
+        wanted,
+        volumes={path: choice for path, choice in wanted.volumes.items() if path in names},
+        bridges={here: there for here, there in wanted.bridges.items() if here in each.bridges},
+    )
+
+
+def _refuse_unknown(wanted: Wanted, found: Survey) -> None:
+    """Refuse what is about none of them: its name may be wrong.
+
+    Raises:
+        UsageError: something is.
+    """
+    known: set[str] = set()
+    for each in found.wanted.values():
+        known |= each.volumes.keys() | each.bridges.keys()
+    unknown = sorted((wanted.volumes.keys() | wanted.bridges.keys()) - known)
+    if found.subjects and unknown:
+        raise UsageError(
+            f"no container has the volume, or is on the bridge, {unknown[0]}",
+            "Compare the names with `migrate check ID`.",
+        )
 
 
 def _ask(
-    found: Survey, here: HostFacts, target: str, reached: Reached, refused: Mapping[str, str]
+    found: Survey, here: HostFacts, way: Way, reached: Reached, refused: Mapping[str, str]
 ) -> None:
     """Ask one host about every container."""
     disks: dict[str, Disk] = {}
@@ -212,19 +249,21 @@ def _ask(
     offers = {}
     for name, each in found.subjects.items():
         needs = found.needs[name]
-        outcome = preflight.ask(reached, here, needs, bundle=each.record["bundle"])
+        bundle = each.record["bundle"]
+        outcome = preflight.ask(reached, here, needs, bundle=bundle)
+        outcome.findings.extend(Travel(found.wanted[name], each, bundle).consult(reached))
         there = outcome.there
         disks[there.disk] = Disk(free_bytes=there.disk_bytes, files=there.disk_files)
         memory = there.memory_bytes
         refusals = outcome.refusals
-        offers[name, target] = Offer(
+        offers[name, way.target] = Offer(
             disk=there.disk,
             refusal=refused.get(name) or (counted(refusals) if refusals else ""),
             warnings=sum(finding.verdict == "warn" for finding in outcome.findings),
         )
     # Only a host that has answered for all of them is one.
     found.offers |= offers
-    found.rooms[target] = Room(memory_bytes=memory, disks=disks)
+    found.rooms[way.target] = Room(memory_bytes=memory, disks=disks)
 
 
 # --- moving ---
@@ -237,8 +276,8 @@ def move(order: Order, queue: Queue, found: Survey) -> list[Departed]:
         while queue or len(crew):
             while queue and len(crew) < order.parallel and not crew.is_stopping:
                 name, target = queue.popleft()
-                bridges = _concerned(order, found.subjects[name])
-                words = order.arguments(name, found.ways[target], bridges)
+                file = crew.note(data_of(found.wanted[name]))
+                words = order.arguments(name, found.ways[target], file)
                 crew.begin(name, target, order.command, words)
             if crew.is_stopping:
                 departed += [_noted(_not_begun(name, target)) for name, target in queue]
@@ -246,11 +285,6 @@ def move(order: Order, queue: Queue, found: Survey) -> list[Departed]:
             if len(crew):
                 departed += [_noted(each) for each in crew.wait()]
     return departed
-
-
-def _concerned(order: Order, each: Subject) -> dict[str, str]:
-    """Return the bridges of --bridge that a container is on."""
-    return {here: there for here, there in order.bridges.items() if here in each.bridges}
 
 
 def _not_begun(name: str, target: str) -> Departed:

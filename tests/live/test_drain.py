@@ -13,7 +13,7 @@ import pytest
 
 from tests.live.moving import WIPED, eventually, read, stopped
 from tests.support import leaks
-from tests.support.bundle import make_bundle
+from tests.support.bundle import Config, make_bundle
 from tests.support.hosts import Host, Site
 from tests.support.processes import Process
 
@@ -39,10 +39,10 @@ class Herd:
         self.hosts: list[Host] = [site.host1, site.host2, site.host3]
         self.host1, self.host2, self.host3 = self.hosts
 
-    def make(self, names: Sequence[str] = HERD, memory: int = 0) -> None:
+    def make(self, names: Sequence[str] = HERD, memory: int = 0, change: Any = None) -> None:
         for name in names:
             words = ["payload", "--log", "/log", "--memory", str(memory)]
-            make_bundle(self.host1.folder(f"/srv/{name}"), words)
+            make_bundle(self.host1.folder(f"/srv/{name}"), words, change=change)
             bundle = f"/srv/{name}"
             self.host1.run_detached(["migrate", "run", "-d", "--bundle", bundle, name])
         for name in names:
@@ -294,6 +294,28 @@ def test_each_is_told_how_to_move(herd: Herd) -> None:
         if each["event"] == "Relayed" and each["happened"]["event"] == "Report"
     ]
     assert report["strategy"] == "stop-copy"
+
+
+def test_what_is_called_otherwise_is_said_to_those_it_concerns(herd: Herd) -> None:
+    def change(config: Config) -> None:
+        config["mounts"].append(
+            {"destination": "/data", "source": "/srv/shared", "options": ["bind"]}
+        )
+
+    herd.host1.folder("/srv/shared").mkdir()
+    herd.host1.folder("/srv/shared/file").write_text("content")
+    herd.make(("a",), change=change)
+    herd.make(("b",))
+    alone = herd.drain("--json", to="host2")
+    found = departed(alone)
+    assert (found["a"]["result"], found["b"]["result"]) == ("refused", "moved")
+    wrong = herd.drain("--volume", "/dota=sync", to="host2")
+    assert wrong.returncode == 1
+    assert "no container has the volume, or is on the bridge, /dota" in wrong.stderr
+    done = herd.drain("--volume", "/data=sync", to="host3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    herd.must_run_on("a", "host3")
+    assert read(herd.host3.folder("/srv/shared/file")) == "content"
 
 
 def test_without_any_host_nothing_is_touched(herd: Herd) -> None:

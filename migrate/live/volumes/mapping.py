@@ -20,7 +20,7 @@ import json
 import posixpath
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from migrate.errors import UsageError
@@ -120,6 +120,20 @@ def with_options(
         volumes=choices,
         bridges={**wanted.bridges, **bridges},
     )
+
+
+def data_of(wanted: Wanted) -> dict[str, Any]:
+    """Return what `read` reads back as the same, JSON-able."""
+    data: dict[str, Any] = {
+        "volumes": {
+            path: {name: value for name, value in asdict(choice).items() if value}
+            for path, choice in wanted.volumes.items()
+        },
+        "bridges": dict(wanted.bridges),
+        "hooks": {kind: [dict(each) for each in hooks] for kind, hooks in wanted.hooks.items()},
+        "layers": dict(wanted.layers),
+    }
+    return data if wanted.bundle is None else {**data, "bundle": wanted.bundle}
 
 
 class _Reader:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from migrate.errors import UsageError
-from migrate.live.volumes.mapping import Choice, Wanted, read, with_options
+from migrate.live.volumes.mapping import Choice, Wanted, data_of, read, with_options
 
 JSON = """{
   "bundle": "/srv/web/",
@@ -47,6 +48,12 @@ WANTED = Wanted(
 def test_both_forms_say_the_same(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     assert read(str(tmp_path / name)) == WANTED
+
+
+@pytest.mark.parametrize("wanted", [WANTED, Wanted()])
+def test_what_is_written_down_is_read_back_as_the_same(tmp_path: Path, wanted: Wanted) -> None:
+    (tmp_path / "map.json").write_text(json.dumps(data_of(wanted)))
+    assert read(str(tmp_path / "map.json")) == wanted
 
 
 @pytest.mark.parametrize(
