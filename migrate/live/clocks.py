@@ -77,13 +77,14 @@ def measure(link: Link) -> Difference:
     )
 
 
-def judge(difference: Difference, *, there: str, has_own_clocks: bool | None) -> Iterator[Finding]:
+def judge(difference: Difference, *, there: str, are_kept: bool | None) -> Iterator[Finding]:
     """Yield what a program would see of the difference.
 
     Args:
         there: the other host's name.
-        has_own_clocks: the container has a time namespace; None where there is no
-            container.
+        are_kept: the other host makes time namespaces: a restored container gets one in
+            which its clocks go on, whether or not it had one (criu/timens.c); None where
+            there is no container.
     """
     wall = difference.wall_seconds
     if abs(wall) > TOLERATED_SECONDS:
@@ -96,9 +97,9 @@ def judge(difference: Difference, *, there: str, has_own_clocks: bool | None) ->
         )
     else:
         yield finding("clocks", "ok", f"the wall clocks differ by {wall * 1000:+.1f} ms")
-    if has_own_clocks:
+    if are_kept:
         yield finding(
-            "clocks", "ok", "the container has a time namespace: its monotonic clocks go on"
+            "clocks", "ok", "the container's monotonic clocks go on, in a time namespace of its own"
         )
         return
     for name, seconds in (
@@ -116,10 +117,10 @@ def judge(difference: Difference, *, there: str, has_own_clocks: bool | None) ->
         )
         yield finding(
             "clocks",
-            "warn" if has_own_clocks is False else "ok",
-            f"{name} of {there} is {_lag(seconds)}: without a time namespace it {seen} for "
+            "warn" if are_kept is False else "ok",
+            f"{name} of {there} is {_lag(seconds)}: without time namespaces there it {seen} for "
             f"programs, and {meaning}",
-            'Give the container a time namespace: {"type": "time"} in $.linux.namespaces.',
+            "Choose a host whose kernel has time namespaces (Linux 5.6, CONFIG_TIME_NS).",
         )
 
 

@@ -20,6 +20,7 @@ from migrate.live.decision import SourceView, Tasks
 from migrate.live.fence import Fence
 from migrate.live.journal import Journal
 from migrate.live.network.build import remove_links
+from migrate.live.network.leftover import remove_locks
 from migrate.live.network.plan import Plan
 from migrate.live.network.switch import Switches, switches_of
 from migrate.live.phases import Phase
@@ -150,6 +151,8 @@ class Departure:
             with contextlib.suppress(MigrateError):  # gone with its namespace
                 self.fence.cut()
             remove_links(self._plan)
+            if self._plan.path:
+                remove_locks(self._plan.path)
             guard.take(self.store, self.container_id)
             delete(self.store, self.container_id, force=True)
         with contextlib.suppress(OSError):  # a bundle on a read-only file system stays unmarked

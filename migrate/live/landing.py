@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from migrate.errors import CgroupError, MigrateError, NetworkError, Refused
+from migrate.errors import CgroupError, MigrateError, NetworkError, ProtocolError, Refused
 from migrate.events import Finding
 from migrate.live import arrival
 from migrate.live.comparison import finding
 from migrate.live.host_facts import HostFacts
 from migrate.live.needs import Needs
-from migrate.live.network import links
+from migrate.live.network import links, ports
 from migrate.live.network.build import refuse_taken
 from migrate.live.network.describe import route_socket
 from migrate.live.network.probe import Probe
@@ -139,6 +139,7 @@ def _network(here: HostFacts, needs: Needs, questions: Questions) -> Iterator[Fi
         except (OSError, MigrateError) as error:
             yield finding("network", "refuse", f"{here.name}: {needs.namespace_path}: {error}")
     own = _own_addresses()
+    yield from _ports(here, needs, own)
     answers = questions.answers()
     for address, each in needs.addresses.items():
         others = sorted(answers.get(address, set()) - {each["mac"]})
@@ -161,6 +162,34 @@ def _network(here: HostFacts, needs: Needs, questions: Questions) -> Iterator[Fi
             )
         else:
             yield finding("network", "ok", f"address {address} is free on {here.name}")
+
+
+def _ports(here: HostFacts, needs: Needs, own: Iterable[str]) -> Iterator[Finding]:
+    """What it has on its host's own network can be had here.
+
+    Raises:
+        ProtocolError: the source names something else.
+    """
+    try:
+        for port, owner in ports.taken(needs.ports):
+            yield finding(
+                "network",
+                "refuse",
+                f"port {port} of the container, which uses its host's network, is in use on "
+                f"{here.name} by {owner}",
+                "End that first, or give the container a network namespace.",
+            )
+        for port in ports.strange(needs.ports, own):
+            yield finding(
+                "network",
+                "refuse",
+                f"port {port} of the container is bound to an address that {here.name} does not "
+                "have",
+                "Let the program listen on all addresses, or give the container a network "
+                "namespace.",
+            )
+    except ValueError as error:
+        raise ProtocolError(f"preflight: {error}") from None
 
 
 def _own_addresses() -> dict[str, str]:

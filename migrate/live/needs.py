@@ -20,6 +20,7 @@ from migrate.checkpoint.facts import Facts
 from migrate.errors import KernelError, ProtocolError
 from migrate.live.kernel_facts import hard_limits, lines
 from migrate.live.network.plan import Plan
+from migrate.live.network.ports import bound_by
 from migrate.live.wire import fill
 
 if TYPE_CHECKING:
@@ -56,9 +57,9 @@ class Needs:
         controllers: of control groups, that hold its limits; version 1's names.
         bridges: that its links are ports of.
         addresses: its own, each with its hardware address and the bridge it is on.
+        ports: that it has on the host's own network.
         namespace_path: of a network namespace joined by path, or "".
         namespaces: kinds it has of its own, as /proc/PID/ns names them.
-        has_own_clocks: a time namespace is among them.
         pids: of its threads, where it shares the host's process namespace.
         highest_pid: of its threads, in its own numbers.
         limits: the highest hard limits of its processes.
@@ -82,9 +83,9 @@ class Needs:
     controllers: list[str] = field(default_factory=list)
     bridges: list[str] = field(default_factory=list)
     addresses: dict[str, dict[str, str]] = field(default_factory=dict)
+    ports: list[str] = field(default_factory=list)
     namespace_path: str = ""
     namespaces: list[str] = field(default_factory=list)
-    has_own_clocks: bool = False
     pids: list[int] = field(default_factory=list)
     highest_pid: int = 0
     limits: dict[str, int] = field(default_factory=dict)
@@ -163,7 +164,8 @@ def needs_of(record: Record, spec: Mapping[str, Any], facts: Facts, plan: Plan) 
         selinux_label=process.get("selinuxLabel") or "",
     )
     needs.rootfs_bytes, needs.rootfs_files = tree_size(record["rootfs"])
-    needs.has_own_clocks = not _is_shared(facts.pid, "time")
+    if facts.network.kind == "host":
+        needs.ports = bound_by(each.pid for each in facts.processes)
     for each in facts.processes:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             _add_process(needs, each.pid, shares_pids=_is_shared(facts.pid, "pid"))

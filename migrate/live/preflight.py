@@ -100,7 +100,7 @@ def ask(
     findings += clocks.judge(
         clocks.measure(reached.link),
         there=there.name,
-        has_own_clocks=None if needs is None else needs.has_own_clocks,
+        are_kept=None if needs is None else "time" in there.namespaces,
     )
     return Outcome(findings, there)
 

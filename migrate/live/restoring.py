@@ -34,10 +34,11 @@ def request_for(facts: Facts, *, has_links: bool) -> Request:
     away by the links, unless some never meet one. Only where the container has a user
     namespace CRIU makes it: that one must own it, and is made by CRIU, too.
     """
+    is_host = facts.network.kind == "host"  # without connections, see `standing`
     has_loopback = any(each.is_loopback for each in facts.connections)
     return Request(
-        network=None if facts.network.kind == "host" or facts.user_namespace else "external",
-        network_lock="skip" if has_links and not has_loopback else None,
+        network=None if is_host or facts.user_namespace else "external",
+        network_lock="skip" if is_host or (has_links and not has_loopback) else None,
         log_level=LOG_LEVEL,
     )
 

@@ -158,14 +158,15 @@ def _stdio(each: Stdio) -> Iterator[Finding]:
 
 
 def _host_connection(connection: Connection) -> Iterator[Finding]:
-    if not connection.is_loopback:
-        yield finding(
-            "connections",
-            "refuse",
-            f"process {connection.process} has a connection {connection.local} to "
-            f"{connection.remote} over the host's network",
-            "Close it, or give the container a network namespace of its own.",
-        )
+    # Over loopback, too: the other end may be anybody's, and the lock that keeps packets
+    # away while it stands still would be left on this host.
+    yield finding(
+        "connections",
+        "refuse",
+        f"process {connection.process} has a connection {connection.local} to "
+        f"{connection.remote} over the host's network",
+        "Close it, or give the container a network namespace of its own.",
+    )
 
 
 def _users(facts: Facts, host: HostFacts) -> Iterator[Finding]:

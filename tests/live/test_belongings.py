@@ -286,3 +286,18 @@ def test_a_file_that_cannot_be_had_is_refused(it: Subject, path: str, said: str)
     assert said in done.stderr
     assert it.status(it.host1) == "running"
     assert it.status(it.host2) == "absent"
+
+
+def test_connections_within_it_survive_the_way_back_into_a_joined_network(it: Subject) -> None:
+    """CRIU leaves a table there that drops the packets of just these."""
+    network = it.host1.add_network(ID, NETWORK_ADDRESS)
+    it.make(["/belongings", "tcp", "udp"], network=network)
+    it.start()
+    it.wait_until_ready()
+    it.live()
+    it.must_have_moved()
+    tables = ["ip", "netns", "exec", ID, "nft", "list", "tables"]
+    assert it.host1.run(tables).stdout == ""
+    it.host2.run(["migrate", "live", ID, "--to", "host1"])
+    assert it.status(it.host1) == "running"
+    assert it.verdicts(it.host1) == {}

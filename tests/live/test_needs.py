@@ -58,7 +58,6 @@ def test_what_it_has_open_and_how_it_is_limited_is_found(box: Maker, tmp_path: P
     assert {"mnt", "net", "pid"} <= set(found.namespaces)
     assert "proc" in found.filesystems
     assert found.rootfs_files > 100
-    assert not found.has_own_clocks
     assert Needs.from_json(found.to_json()) == found
 
 
@@ -75,7 +74,7 @@ def test_the_numbers_of_one_that_shares_its_hosts_are_found(box: Maker) -> None:
     made.start()
     found = needs(made)
     assert found.pids == [made.record["pid"]]
-    assert found.has_own_clocks
+    assert "time" in found.namespaces
 
 
 @pytest.mark.parametrize(

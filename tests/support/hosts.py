@@ -63,13 +63,22 @@ class Host:
         scratch: where its private folders and logs are kept.
     """
 
-    def __init__(self, name: str, address: str, scratch: Path, *, only_v2: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        scratch: Path,
+        *,
+        only_v2: bool = False,
+        ahead_seconds: int = 0,
+    ) -> None:
         self.name = name
         self.address = address
         self.scratch = scratch
         self.pid = 0
         self.nest = Nest(f"host-{next(_SERIAL)}-{name}")
         self._only_v2 = only_v2
+        self._ahead_seconds = ahead_seconds
         self._spawner: Spawner | None = None
 
     def cgroup_mounts(self) -> list[tuple[str, str, str]]:
@@ -113,6 +122,9 @@ class Host:
         tops = [str(top / "cgroup.procs") for top in self.nest.tops.values()]
         join = 'for group in $GROUPS_TO_JOIN; do echo $$ >"$group" || exit 1; done; exec "$@"'
         unshare = ["unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
+        if self._ahead_seconds:
+            ahead = str(self._ahead_seconds)
+            unshare += ["--time", "--monotonic", ahead, "--boottime", ahead]
         unshare += ["--fork", "--kill-child=KILL", "--propagation", "private", "--"]
         init = [sys.executable, "-m", "tests.support.host_init", self.name]
         with open(self.scratch / "init.log", "wb") as log:
@@ -266,6 +278,8 @@ class Site:
         names: the hosts' names, at 10.77.0.1 and on.
         layout: cgroups as on this machine, or version 2 alone.
         scratch: a folder for what the hosts write; one of its own by default.
+        ahead: seconds by which a host, by name, was booted before this machine: it is in
+            a time namespace with that offset.
     """
 
     def __init__(
@@ -274,7 +288,9 @@ class Site:
         *,
         layout: Literal["machine", "v2"] = "machine",
         scratch: Path | None = None,
+        ahead: Mapping[str, int] | None = None,
     ) -> None:
+        self._ahead = ahead or {}
         self.names = list(names)
         self.hosts: dict[str, Host] = {}
         self._layout = layout
@@ -300,7 +316,13 @@ class Site:
             numbers = [*range(1, len(self.names) + 1), 100, 254]
             for name, number in zip([*self.names, "client", "switch"], numbers, strict=True):
                 (scratch / name).mkdir()
-                host = Host(name, f"10.77.0.{number}", scratch / name, only_v2=self._layout == "v2")
+                host = Host(
+                    name,
+                    f"10.77.0.{number}",
+                    scratch / name,
+                    only_v2=self._layout == "v2",
+                    ahead_seconds=self._ahead.get(name, 0),
+                )
                 self.hosts[name] = stack.enter_context(host.up(accounts))
             self._wire()
             reachable = [self.hosts[name] for name in self.names]

@@ -146,7 +146,7 @@ def _look_for_shaping(plan: Plan, sock: RouteSocket, names: Mapping[int, str]) -
 
 
 def _look_for_filters(plan: Plan) -> None:
-    tables = [*_nft_tables(), *_legacy_tables()]
+    tables = [*(f"nft table {name}" for name in nft_tables()), *_legacy_tables()]
     if tables:
         _refuse(
             plan,
@@ -155,8 +155,8 @@ def _look_for_filters(plan: Plan) -> None:
         )
 
 
-def _nft_tables() -> list[str]:
-    """Return the names of the namespace's nftables tables."""
+def nft_tables() -> list[str]:
+    """Return the names of the nftables tables in the namespace this runs in."""
     try:
         sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
     except OSError:
@@ -174,7 +174,7 @@ def _nft_tables() -> list[str]:
                 if kind in {2, 3}:  # NLMSG_ERROR (no nftables in this kernel), NLMSG_DONE
                     return found
                 values = rt.attributes(raw[at + 20 : at + length])
-                found.append(f"nft table {rt.text(values.get(_NFTA_TABLE_NAME, b'?'))}")
+                found.append(rt.text(values.get(_NFTA_TABLE_NAME, b"?")))
                 at += length + 3 & ~3
 
 
