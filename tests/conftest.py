@@ -1,8 +1,8 @@
 """What every test gets: isolation from the machine, two hosts on demand, a leak check.
 
 A test that needs what this machine lacks is skipped and says why; but `make test`
-fails when a test marked `root`, `criu` or `hosts` was skipped, for those are what
-the project is about.
+fails when a test marked `root`, `criu`, `hosts` or `machines` was skipped, for those are
+what the project is about.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.support.isolation import isolated
 if TYPE_CHECKING:
     from tests.support.cgroups import Nest
 
-REQUIRED = {"root", "criu", "hosts"}
+REQUIRED = {"root", "criu", "hosts", "machines"}
 NEST = pytest.StashKey["Nest"]()
 _isolation = ExitStack()
 _skipped: list[str] = []

@@ -1,0 +1,1 @@
+"""Two real machines: what only another kernel can show."""
