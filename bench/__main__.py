@@ -105,7 +105,7 @@ def main() -> int:
     try:
         if options.only != "moves":
             progress("podman run")
-            result["podman"] = engine.measure(3 * options.runs)
+            result["podman"] = engine.measure(3 * options.runs, options.runs)
         with Site() as site:
             if options.only != "moves":
                 progress("the commands of a container's life")

@@ -47,7 +47,7 @@ def _peak_kib(podman: Podman) -> float:
     return (most - before) / 1024
 
 
-def measure(runs: int, memory_runs: int = 3) -> dict[str, dict[str, Runs]]:
+def measure(runs: int, memory_runs: int) -> dict[str, dict[str, Runs]]:
     """Return seconds and KiB of every run, in the shape of `bench.lifecycle.Measured`."""
     seconds: dict[str, Runs] = {runtime: {"podman run": []} for runtime in RUNTIMES}
     peaks: dict[str, Runs] = {runtime: {"podman run": []} for runtime in RUNTIMES}
