@@ -26,15 +26,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from migrate.checkpoint import procfs
 from migrate.checkpoint.facts import Facts
 from migrate.checkpoint.inspect import inspect
-from migrate.checkpoint.lazy import check_pipes
 from migrate.checkpoint.locate import find_criu
-from migrate.checkpoint.mappings import amounts
 from migrate.checkpoint.wholeness import wait_until_whole
 from migrate.errors import (
-    CriuError,
     Locked,
     MigrateError,
     Refused,
@@ -44,7 +40,7 @@ from migrate.errors import (
     WrongStatus,
 )
 from migrate.events import Log, PhaseEntered, Report, emit
-from migrate.live import guard, pre_copy, preflight, recover, report, stop_copy
+from migrate.live import guard, preflight, recover, report
 from migrate.live.departure import Departure, work_folder
 from migrate.live.frozen_copy import FrozenCopy
 from migrate.live.hearing import counted, relay
@@ -54,12 +50,11 @@ from migrate.live.network.describe import describe
 from migrate.live.network.plan import Plan
 from migrate.live.network.switch import switches_of
 from migrate.live.phases import Phase
-from migrate.live.pre_copy import CopiedMemory
 from migrate.live.reach import Reached, Way, measure_round_trips, reach
 from migrate.live.reality import is_alive
 from migrate.live.report import Bytes, Timeline
-from migrate.live.stop_copy import StreamedMemory
-from migrate.live.strategy import Situation, Strategy, choose
+from migrate.live.sending_memory import choose_for, copy_running, sending, stream_of
+from migrate.live.strategy import Strategy
 from migrate.live.subject import Subject
 from migrate.live.unread import Unread
 from migrate.live.volumes.mapping import Wanted
@@ -164,9 +159,12 @@ class Migration:
         """Do it; whatever happens, end in a state that can be explained."""
         try:
             try:
-                with reach(self.order.way) as reached:
+                with (
+                    preflight.Looking(self.order.criu, self.order.store.root) as looking,
+                    reach(self.order.way) as reached,
+                ):
                     try:
-                        return self._over(reached)
+                        return self._over(reached, looking)
                     except BaseException as error:
                         self._stand_still(error, reached)
                         raise
@@ -183,10 +181,11 @@ class Migration:
 
     # The way it should go.
 
-    def _over(self, reached: Reached) -> dict[str, Any]:
+    def _over(self, reached: Reached, looking: preflight.Looking) -> dict[str, Any]:
         order, link, journal = self.order, reached.link, self.journal
         link.on_event(lambda event: relay(event, reached.peer.host))
         self.timeline.mark("connected")
+        preflight.foretell(reached)
         self.criu = find_criu(order.criu)
         config, spec = self._read_config()
         wait_until_whole(order.store.path(order.container_id), order.container_id)
@@ -194,7 +193,7 @@ class Migration:
         network = facts.network
         wanted = (spec.get("linux") or {}).get("sysctl") or {}
         self.plan = describe(facts.pid, network.kind, path=network.path, more_sysctls=wanted)
-        self.strategy = self._choose(facts.pid)
+        self.strategy = choose_for(order.strategy, facts, is_paused=self.was_paused)
         subject = Subject(
             record=self.record,
             spec=spec,
@@ -203,7 +202,7 @@ class Migration:
             files=order.files,
         )
         travel = Travel(order.wanted, subject, self._bundle())
-        self._check(reached, travel, subject)
+        self._check(reached, looking, travel, subject)
         round_trips = measure_round_trips(link)
         self.departure = self._depart(travel.left)
         if facts.terminal:
@@ -214,12 +213,9 @@ class Migration:
         with travel.trees(link) as tree:
             sent = tree.run()
             self.transfers["rootfs"] = Bytes(sent.content_bytes, sent.wire_bytes)
-            with contextlib.closing(self._memory(reached, facts)) as memory:
-                if isinstance(memory, CopiedMemory):
-                    memory.approach()
-                link.call("await_images", None, CALL_SECONDS)
-                if isinstance(memory, CopiedMemory):
-                    memory.pass_once_more()
+            memory = sending(self.strategy, link, facts, is_paused=self.was_paused)
+            with contextlib.closing(memory):
+                copy_running(link, memory)
                 self.enter(Phase.COPYING)
                 work = work_folder(order.store, order.container_id)
                 copy = FrozenCopy(self, reached, facts, tree, memory, work)
@@ -241,39 +237,18 @@ class Migration:
         emit(Report(report=result))
         return result
 
-    def _choose(self, first_pid: int) -> Strategy:
-        """Return how the memory shall go."""
-        obstacle = ""
-        try:
-            check_pipes()
-        except CriuError as error:
-            obstacle = error.message
-        situation = Situation(
-            amounts=amounts(procfs.tree(first_pid)), is_paused=self.was_paused, obstacle=obstacle
-        )
-        return choose(self.order.strategy, situation)
-
-    def _memory(self, reached: Reached, facts: Facts) -> StreamedMemory | CopiedMemory:
-        """Return what becomes of the memory."""
-        if self.strategy == "stop-copy":
-            return StreamedMemory(reached.link, facts)
-        return CopiedMemory(reached.link, facts, self.record["pid"], by_kernel=not self.was_paused)
-
     def _read_config(self) -> tuple[bytes, Any]:
         path = f"{self.order.store.path(self.order.container_id)}/config.json"
         with open(path, "rb") as file:
             config = file.read()
         return config, decode(config, path)
 
-    def _check(self, reached: Reached, travel: Travel, subject: Subject) -> None:
+    def _check(
+        self, reached: Reached, looking: preflight.Looking, travel: Travel, subject: Subject
+    ) -> None:
         """Ask both sides; refuse before anything is touched."""
-        outcome = preflight.consult(
-            reached,
-            subject,
-            criu=self.criu,
-            bundle=self._bundle(),
-            root=self.order.store.root,
-        )
+        here = looking.result()
+        outcome = preflight.consult(reached, subject, here, bundle=self._bundle())
         outcome.findings.extend(travel.consult(reached))
         for finding in outcome.findings:
             emit(finding)
@@ -358,7 +333,7 @@ class Migration:
             "facts": facts.to_json(),
             "network": self._plan_there().to_json(),
             "paused": self.was_paused,
-            "memory": stop_copy.STREAM if self.strategy == "stop-copy" else pre_copy.STREAM,
+            "memory": stream_of(self.strategy),
             "migration": self.migration,
             "files": {str(number): path for number, path in self.order.files.items()},
             "record": {name: record[name] for name in kept},
