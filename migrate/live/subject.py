@@ -44,7 +44,7 @@ class Subject:
     @property
     def bridges(self) -> set[str]:
         """Return the bridges its links are ports of."""
-        return {each.host.bridge for each in self.plan.interfaces} - {""}
+        return {each.place for each in self.plan.interfaces} - {""}
 
     def with_bridges(self, bridges: Mapping[str, str]) -> Subject:
         """Return it for a host on which other bridges stand for its own.

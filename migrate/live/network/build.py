@@ -23,7 +23,7 @@ from typing import Any, Self
 from migrate import syscalls
 from migrate.checkpoint import netns
 from migrate.errors import KernelError, NetworkError
-from migrate.live.network import links, sysctls
+from migrate.live.network import links, macvlan, sysctls
 from migrate.live.network import rtnetlink as rt
 from migrate.live.network.describe import FALLBACKS, route_socket
 from migrate.live.network.links import FoundLink
@@ -131,6 +131,10 @@ def _place(plan: Plan, found: Mapping[str, FoundLink]) -> Plan:
     interfaces = []
     for interface in plan.interfaces:
         end = interface.host
+        if interface.macvlan_mode:
+            macvlan.find_parent(interface, found)
+            interfaces.append(interface)
+            continue
         find_bridge(end.bridge, found)
         name = end.name
         while name in taken:
@@ -229,8 +233,12 @@ def _is_network_namespace(fd: int) -> bool:
 
 def _fill(plan: Plan, sock: RouteSocket, namespace: int) -> list[str]:
     """Make the links, both ends at once in their namespaces; returns settings left out."""
+    before = {link.name: link for link in links.links(sock)}
     for interface in plan.interfaces:
-        _make_pair(sock, interface, namespace)
+        if interface.macvlan_mode:
+            macvlan.make(sock, interface, macvlan.find_parent(interface, before), namespace)
+        else:
+            _make_pair(sock, interface, namespace)
     left_out: list[str] = netns.inside(namespace, lambda: _fill_inside(plan))
     found = {link.name: link for link in links.links(sock)}
     for interface in plan.interfaces:
@@ -334,11 +342,12 @@ def remove_links(plan: Plan) -> None:
 
     A namespace that config.json joins by path stays; it is whoever made it's.
     """
+    macvlan.remove(plan.interfaces, plan.path)
     sock = route_socket()
     try:
         found = {link.name: link for link in links.links(sock)}
         for interface in plan.interfaces:
-            link = find_host_end(interface.host, found)
+            link = None if interface.macvlan_mode else find_host_end(interface.host, found)
             if link is None:
                 continue
             try:

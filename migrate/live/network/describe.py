@@ -23,6 +23,7 @@ from migrate.live.network import rtnetlink as rt
 from migrate.live.network import sysctls
 from migrate.live.network.links import FoundLink
 from migrate.live.network.plan import (
+    MACVLAN_MODES,
     PORT_SETTINGS,
     Address,
     HostEnd,
@@ -42,6 +43,7 @@ _PLAIN_QDISCS = frozenset({"noqueue", "noop", "pfifo_fast", "fq_codel", "fq", "m
 _RULE_PRIORITIES = frozenset({0, 32766, 32767})
 _FRA_PRIORITY = 6
 _TCA_KIND = 1
+_IFLA_MACVLAN_MODE = 1
 
 _NETLINK_NETFILTER = 12
 _NFT_GETTABLE = 10 << 8 | 1
@@ -70,17 +72,29 @@ def describe(pid: int, kind: Kind, *, path: str = "", more_sysctls: Iterable[str
         namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise NetworkError(f"process {pid}: {(error.strerror or '').lower()}") from error
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         host = route_socket()
         try:
             found = netns.inside(namespace, lambda: _look_inside(plan, wanted))
+            ours = netns.inside(namespace, lambda: _number_of(own))
             number = kernel.namespace_number(host, namespace)
-            _add_interfaces(plan, found, host, number)
+            _add_interfaces(plan, found, host, (number, ours))
         finally:
             host.close()
     finally:
+        os.close(own)
         os.close(namespace)
     return plan
+
+
+def _number_of(namespace: int) -> int:
+    """Return the number by which the namespace this runs in knows another one."""
+    sock = route_socket()
+    try:
+        return kernel.namespace_number(sock, namespace)
+    finally:
+        sock.close()
 
 
 def route_socket() -> RouteSocket:
@@ -206,19 +220,30 @@ def _legacy_tables() -> list[str]:
 
 
 def _add_interfaces(
-    plan: Plan, found: list[tuple[FoundLink, list[Address]]], host: RouteSocket, number: int
+    plan: Plan,
+    found: list[tuple[FoundLink, list[Address]]],
+    host: RouteSocket,
+    numbers: tuple[int, int],
 ) -> None:
+    """Note the links and what they are tied to.
+
+    Args:
+        numbers: by which the host's namespace knows the container's, and the other way.
+    """
     host_links = {link.index: link for link in kernel.links(host)}
     host_names = {index: link.name for index, link in host_links.items()}
     host_addresses = kernel.addresses(host)
     host_routes, _ = kernel.routes(host, host_names)
     for link, addresses in found:
+        if link.kind == "macvlan":
+            _add_macvlan(plan, link, addresses, host_links.get(link.other_index), numbers[1])
+            continue
         if link.kind != "veth":
             _refuse(
                 plan,
                 f"interface {link.name} in the container is a "
                 f"{link.kind or 'device of the machine'}",
-                "Only veth can follow yet; take it out of the container first.",
+                "Only veth and macvlan can follow; take it out of the container first.",
             )
             continue
         end = next(
@@ -228,7 +253,7 @@ def _add_interfaces(
                 if end.kind == "veth"
                 and end.other_index == link.index
                 and end.index == link.other_index
-                and end.other_namespace == number
+                and end.other_namespace == numbers[0]
             ),
             None,
         )
@@ -261,6 +286,40 @@ def _add_interfaces(
         )
     known = {"lo", *(interface.name for interface in plan.interfaces)}
     plan.routes = [route for route in plan.routes if route.interface in known]
+
+
+def _add_macvlan(
+    plan: Plan, link: FoundLink, addresses: list[Address], parent: FoundLink | None, number: int
+) -> None:
+    mode = rt.number(link.data.get(_IFLA_MACVLAN_MODE, b""))
+    if parent is None or link.other_namespace != number:
+        _refuse(
+            plan,
+            f"interface {link.name} in the container is a macvlan on a link that is not in this "
+            "host's network namespace",
+            "Run migrate in the namespace that has it.",
+        )
+    elif mode not in MACVLAN_MODES:
+        _refuse(
+            plan,
+            f"interface {link.name} in the container is a macvlan in a mode ({mode}) that has "
+            f"{parent.name} to itself",
+            "Use the mode bridge, vepa or private.",
+        )
+    else:
+        plan.interfaces.append(
+            Interface(
+                name=link.name,
+                mac=link.mac,
+                mtu=link.mtu,
+                queue=link.queue,
+                is_up=link.is_up,
+                address_mode=link.address_mode,
+                addresses=addresses,
+                host=HostEnd(name=parent.name, index=parent.index, mac=parent.mac, mtu=parent.mtu),
+                macvlan_mode=mode,
+            )
+        )
 
 
 def _host_end(

@@ -109,7 +109,7 @@ class HostEnd:
 
 @dataclass(slots=True, kw_only=True)
 class Interface:
-    """An interface in the container: a veth.
+    """An interface in the container: a veth or a macvlan.
 
     Attributes:
         name: inside.
@@ -120,7 +120,8 @@ class Interface:
         address_mode: how the kernel makes its link-local address, see
             IFLA_INET6_ADDR_GEN_MODE; -1 where it has no IPv6.
         addresses: of it.
-        host: the other end.
+        host: the other end; of a macvlan the link on the host that it is on.
+        macvlan_mode: see macvlan in ip-link(8); 0 for a veth.
     """
 
     name: str
@@ -131,6 +132,21 @@ class Interface:
     address_mode: int
     host: HostEnd
     addresses: list[Address] = field(default_factory=list)
+    macvlan_mode: int = 0
+
+    @property
+    def place(self) -> str:
+        """The bridge or link of the host that it is on, "" for a routed veth."""
+        return self.host.name if self.macvlan_mode else self.host.bridge
+
+    def moved_to(self, place: str) -> Interface:
+        """Return it on another bridge or link."""
+        end = (
+            replace(self.host, name=place)
+            if self.macvlan_mode
+            else replace(self.host, bridge=place)
+        )
+        return replace(self, host=end)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -184,7 +200,7 @@ class Plan:
         Raises:
             NetworkError: no link of the container is on one of them.
         """
-        on = {interface.host.bridge for interface in self.interfaces}
+        on = {interface.place for interface in self.interfaces}
         if unknown := bridges.keys() - on:
             raise NetworkError(
                 f"no link of the container is on bridge {min(unknown)}",
@@ -193,9 +209,7 @@ class Plan:
         return replace(
             self,
             interfaces=[
-                replace(each, host=replace(each.host, bridge=bridges.get(name, name)))
-                for each in self.interfaces
-                for name in (each.host.bridge,)
+                each.moved_to(bridges.get(each.place, each.place)) for each in self.interfaces
             ],
         )
 
@@ -250,6 +264,7 @@ def _interface(data: Any) -> Interface:
     interface = Interface(**{**values, "host": _host_end(values["host"])}, addresses=addresses)
     _check_link(interface)
     _check(0 <= interface.queue < 1 << 31, "queue", interface.queue)
+    _check(interface.macvlan_mode in (0, *MACVLAN_MODES), "mode", interface.macvlan_mode)
     _check(interface.address_mode in range(-1, 4), "address_mode", interface.address_mode)
     return interface
 
@@ -306,6 +321,9 @@ def _route(data: Any) -> Route:
     _check(len(route.metrics) < 1024, "metrics", route.metrics)
     return route
 
+
+# private, vepa and bridge; `passthru` takes the whole link of the host.
+MACVLAN_MODES = (1, 2, 4)
 
 # Settings of a bridge port that go along; each is 0 or 1.
 PORT_SETTINGS = {

@@ -30,6 +30,7 @@ from migrate.live.network import announce, links, sysctls
 from migrate.live.network import rtnetlink as rt
 from migrate.live.network.describe import route_socket
 from migrate.live.network.links import FoundLink
+from migrate.live.network.macvlan import MacvlanSwitch
 from migrate.live.network.plan import HostEnd, Interface, Plan
 from migrate.live.network.rtnetlink import RouteSocket
 
@@ -162,7 +163,8 @@ class Switches:
 
     def __init__(self, plan: Plan, namespace_fd: int | None, *, is_ours: bool) -> None:
         self._sock = route_socket()
-        self.links: list[LinkSwitch] = []
+        self._routes = plan.routes
+        self.links: list[LinkSwitch | MacvlanSwitch] = []
         try:
             found = {link.name: link for link in links.links(self._sock)}
             for interface in plan.interfaces:
@@ -179,6 +181,13 @@ class Switches:
         *,
         is_ours: bool,
     ) -> None:
+        if interface.macvlan_mode and namespace_fd is not None:
+            packets = netns.inside(namespace_fd, lambda: _packet_socket(interface.name))
+            routes = [each for each in self._routes if each.interface == interface.name]
+            self.links.append(
+                MacvlanSwitch(interface, routes, namespace_fd, packets, is_ours=is_ours)
+            )
+            return
         end = find_host_end(interface.host, found)
         if end is None or namespace_fd is None:
             raise NetworkError(f"link {interface.host.name} is not there any more")
