@@ -66,9 +66,8 @@ def check(order: Order) -> bool:
             findings = preflight.consult(
                 reached,
                 found,
-                criu=order.criu,
+                gather(criu=order.criu, root=order.store.root),
                 bundle=bundle,
-                root=order.store.root,
                 thorough=True,
             ).findings
             if found is not None:

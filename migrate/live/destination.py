@@ -75,8 +75,10 @@ class Destination:
         self._journal: Journal | None = None
         self._place: Place | None = None
         self._incoming: Incoming | None = None
+        self._looking: preflight.Looking | None = None
         self._methods: dict[str, Callable[[Fields], object]] = {
             "ping": lambda _: clocks.read(),
+            "look": self._look,
             "preflight": self._preflight,
             "volumes": lambda fields: look(fields.value, settings.store),
             "digests": lambda fields: digests(fields.value),
@@ -160,12 +162,23 @@ class Destination:
 
     # The calls.
 
+    def _look(self, fields: Fields) -> object:
+        del fields
+        self._begin_to_look()
+        return None
+
+    def _begin_to_look(self) -> preflight.Looking:
+        if self._looking is None:
+            settings = self._settings
+            self._looking = preflight.Looking(settings.criu, settings.store.root)
+        return self._looking
+
     def _preflight(self, fields: Fields) -> object:
         return preflight.look_there(
             fields.object("question"),
+            here=self._begin_to_look().result(),
             store=self._settings.store,
             bundle=fields.text("bundle"),
-            criu=self._settings.criu,
         )
 
     def _reserve(self, fields: Fields) -> object:

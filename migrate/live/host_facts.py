@@ -117,8 +117,17 @@ class HostFacts:
         """Whether the program has a capability there."""
         return bool(self.capabilities >> capability & 1)
 
+    def look_for_room(self, bundle: str) -> None:
+        """Look, on this host, at the disk a bundle would be on.
 
-def gather(*, criu: str | None, bundle: str, root: str = "/run") -> HostFacts:
+        Args:
+            bundle: need not exist.
+        """
+        self.disk = kernel_facts.filesystem_of(bundle)
+        self.disk_bytes, self.disk_files = kernel_facts.room(bundle)
+
+
+def gather(*, criu: str | None, bundle: str = "/", root: str = "/run") -> HostFacts:
     """Look at this host.
 
     Args:
@@ -154,8 +163,7 @@ def gather(*, criu: str | None, bundle: str, root: str = "/run") -> HostFacts:
         is_root=os.geteuid() == 0,
     )
     facts.cpu_vendor, facts.cpu_name, facts.cpu_flags = kernel_facts.processor()
-    facts.disk = kernel_facts.filesystem_of(bundle)
-    facts.disk_bytes, facts.disk_files = kernel_facts.room(bundle)
+    facts.look_for_room(bundle)
     facts.bridges, facts.slow_bridges = _bridges()
     try:
         found = version(find_criu(criu))

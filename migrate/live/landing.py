@@ -26,8 +26,10 @@ from migrate.live.network.probe import Probe
 from migrate.runtime import cgroup
 from migrate.runtime.state import Store
 
-# Who has an address on the same segment answers within a few.
-_ANSWER_SECONDS = 0.05
+# Who has an address on the same segment answers within a few milliseconds; a person who
+# asks can wait for slower ones.
+_ANSWER_SECONDS = 0.02
+_PATIENT_SECONDS = 0.2
 
 
 class Questions:
@@ -35,9 +37,11 @@ class Questions:
 
     Args:
         needs: whose addresses are asked for, if there are any.
+        is_patient: wait for slow answers, too.
     """
 
-    def __init__(self, needs: Needs | None) -> None:
+    def __init__(self, needs: Needs | None, *, is_patient: bool) -> None:
+        self._seconds = _PATIENT_SECONDS if is_patient else _ANSWER_SECONDS
         self._wanted = needs.addresses if needs is not None else {}
         self._stack = ExitStack()
         self._asked = 0.0
@@ -60,7 +64,7 @@ class Questions:
         """Return the hardware addresses of who has each address."""
         if not self._wanted:
             return {}
-        left = self._asked + _ANSWER_SECONDS - time.monotonic()
+        left = self._asked + self._seconds - time.monotonic()
         return self._probe.answers(max(left, 0.0))
 
 

@@ -117,6 +117,8 @@ class Message:
 # The flow of one migration, top to bottom. The agent answers a call that comes
 # out of turn with an error and does nothing.
 MESSAGES: Mapping[str, Message] = {
+    # the destination begins to look at itself, since it will be asked soon
+    "look": Message(frozenset({None}), None),
     # versions, processor, room, names: the destination looks and touches nothing
     "preflight": Message(frozenset({None}), None),
     # what is at the places of volumes and layers, and whether it is the same as here

@@ -18,7 +18,7 @@ the thing by its name, and the way out.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from migrate.events import Finding, as_json
 from migrate.live import clocks, comparison, demands, landing, machine, standing
@@ -28,6 +28,7 @@ from migrate.live.needs import Needs, needs_of
 from migrate.live.reach import Reached
 from migrate.live.subject import Subject
 from migrate.live.wire import Fields
+from migrate.live.work import Work
 from migrate.runtime.state import Store
 
 CALL_SECONDS = 60.0
@@ -105,29 +106,60 @@ def ask(
     return Outcome(findings, there)
 
 
+class Looking:
+    """This host, looked at while something else is waited for; CRIU takes its time.
+
+    A context manager, or begun and never ended where the program ends anyway.
+
+    Args:
+        criu: as given by --criu.
+        root: the state root here.
+    """
+
+    def __init__(self, criu: str | None, root: str) -> None:
+        self._work = Work("looking", lambda: gather(criu=criu, root=root))
+        self._work.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._work.end()
+
+    def result(self) -> HostFacts:
+        """Wait for it."""
+        return self._work.result()
+
+
+def foretell(reached: Reached) -> None:
+    """Have the destination begin to look at itself; it will be asked soon.
+
+    Raises:
+        TransportError: the link broke.
+    """
+    reached.link.call("look", None, CALL_SECONDS)
+
+
 def consult(
     reached: Reached,
     subject: Subject | None,
+    here: HostFacts,
     *,
-    criu: str | None,
     bundle: str,
-    root: str,
     thorough: bool = False,
 ) -> Outcome:
     """Check both sides, for one container or for none.
 
     Args:
         subject: the container.
-        criu: as given by --criu.
+        here: this host.
         bundle: path the bundle would have there.
-        root: the state root here.
         thorough: say what `migrate check` says.
 
     Raises:
         TransportError: the link broke.
         ProtocolError: the answer is none.
     """
-    here = gather(criu=criu, bundle=bundle, root=root)
     needs, findings = look_here(here, subject, thorough=thorough)
     outcome = ask(reached, here, needs, bundle=bundle, thorough=thorough)
     outcome.findings[:0] = findings
@@ -135,15 +167,19 @@ def consult(
 
 
 def look_there(
-    question: object, *, store: Store, bundle: str, criu: str | None = None
+    question: object,
+    *,
+    here: HostFacts,
+    store: Store,
+    bundle: str,
 ) -> dict[str, Any]:
     """Check the destination's side.
 
     Args:
         question: what `ask` sent.
-        store: the destination's.
+        here: the destination.
+        store: its containers.
         bundle: path the bundle would have here.
-        criu: as given by --criu.
 
     Returns:
         The answer: this host, and the findings.
@@ -155,9 +191,10 @@ def look_there(
     source = HostFacts.from_json(fields.value.get("host"))
     wanted = fields.value.get("needs")
     needs = None if wanted is None else Needs.from_json(wanted)
-    with landing.Questions(needs) as questions:
-        here = gather(criu=criu, bundle=bundle, root=store.root)
-        found = machine.judge(here, thorough=fields.claim("thorough"))
+    thorough = fields.claim("thorough")
+    with landing.Questions(needs, is_patient=thorough) as questions:
+        here.look_for_room(bundle)
+        found = machine.judge(here, thorough=thorough)
         for check in comparison.CHECKS:
             found += check.judge(source, here, source=source.name, there=here.name)
         if needs is not None:

@@ -34,8 +34,8 @@ def question(tmp_path: Path, criu: str) -> Question:
 
 
 def look(question: object, tmp_path: Path, criu: str) -> list[Finding]:
-    store = Store(str(tmp_path / "state"))
-    answer = preflight.look_there(question, store=store, bundle=str(tmp_path / "b"), criu=criu)
+    here, store = gather(criu=criu), Store(str(tmp_path / "state"))
+    answer = preflight.look_there(question, here=here, store=store, bundle=str(tmp_path / "b"))
     assert HostFacts.from_json(answer["host"]).name == os.uname().nodename
     return findings_of(json.loads(json.dumps(answer["findings"])), "two")
 
@@ -134,4 +134,4 @@ def asked(**wrong: Any) -> dict[str, Any]:
 )
 def test_a_question_that_cannot_be_is_refused(question: object, tmp_path: Path) -> None:
     with pytest.raises(ProtocolError, match="preflight"):
-        preflight.look_there(question, store=Store(str(tmp_path)), bundle="/b")
+        preflight.look_there(question, here=HOST, store=Store(str(tmp_path)), bundle="/b")
