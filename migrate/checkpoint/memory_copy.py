@@ -10,7 +10,8 @@ written (`written`, `hashed`), the format (`page_batches`). May be imported by
     complete()      what the dump lists and was never sent: memory of processes that were
                     made since, and what could not be read before
 
-A process is watched by its kernel where that can be, else by digests of its pages.
+A process is watched by its kernel where that can be, else by digests of its pages: where
+the kernel is older, and where devices write into its memory.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from migrate.checkpoint.direct_io import reads_directly
 from migrate.checkpoint.hashed import Hashes
 from migrate.checkpoint.injection import CannotInject
+from migrate.checkpoint.injector import Injector
 from migrate.checkpoint.mappings import Span
 from migrate.checkpoint.page_batches import (
     END,
@@ -93,6 +96,7 @@ class MemoryCopy:
 
         self._sink = sink
         self._by_kernel = by_kernel
+        self._injector = Injector()
         self._digest = xxhash.xxh3_128()
         self._stream_bytes = 0
         self._page_bytes = 0
@@ -148,6 +152,7 @@ class MemoryCopy:
         for each in self._watched.values():
             each.close()
         self._watched = {}
+        self._injector.close()
 
     def _forget(self, pid: int) -> None:
         """Let go of a process that has ended, or has other memory."""
@@ -161,7 +166,12 @@ class MemoryCopy:
             each = self._watched.get(pid)
             if each is not None:
                 try:
-                    return self._send_written(each)
+                    pages = self._send_written(each)
+                    if frozen or not isinstance(each.watch, Protection):
+                        return pages
+                    if not reads_directly(pid):
+                        return pages
+                    self._forget(pid)  # what it read meanwhile was perhaps not noted
                 except KernelError:
                     self._forget(pid)  # it has called execve(2)
             if frozen:
@@ -174,9 +184,9 @@ class MemoryCopy:
 
     def _begin(self, pid: int, number: int) -> int:
         """Watch a process that runs, and send all that it has; return how many pages."""
-        if self._by_kernel:
+        if self._by_kernel and not reads_directly(pid):
             try:
-                watch = Protection(pid)
+                watch = Protection(pid, self._injector.open_userfaultfd)
                 self._watched[pid] = _Watched(pid, number, watch)
                 return self._send_written(self._watched[pid])
             except (CannotInject, KernelError):
