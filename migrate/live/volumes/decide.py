@@ -74,6 +74,9 @@ def decide(sights: list[Sight], *, here: str, there: str) -> list[Decision]:
         if around is not None:
             decided.append(_within(sight, around, names))
             continue
+        if _is_left_out(volume, decided):
+            decided.append(names.left_out(volume))
+            continue
         policy = volume.asked or _choose(sight)
         found = list(names.unchosen(sight)) if policy is None else list(names.judge(sight, policy))
         if policy == "sync":
@@ -101,6 +104,14 @@ def _around(volume: Volume, decided: list[Decision]) -> Decision | None:
         ):
             return each
     return None
+
+
+def _is_left_out(volume: Volume, decided: list[Decision]) -> bool:
+    """Tell whether a mount that came along with another one has no place over there."""
+    return bool(volume.around) and (
+        volume.asked == "skip"
+        or any(each.policy == "skip" and each.volume.source == volume.around for each in decided)
+    )
 
 
 def _within(sight: Sight, around: Decision, names: _Names) -> Decision:
@@ -163,6 +174,17 @@ class _Names:
             "exists": f"{volume.there} is on {there}",
             "skip": f"{path} stays here",
         }[policy]
+
+    def left_out(self, volume: Volume) -> Decision:
+        """Return the decision for a mount whose place would be in an empty folder."""
+        found = finding(
+            TOPIC,
+            "refuse",
+            f"{_name(volume)}: came along with {volume.around}, and one of the two cannot be "
+            "skipped alone",
+            f"Choose another policy for {volume.around} or for {volume.source}.",
+        )
+        return Decision(volume=volume, policy=None, findings=(found,))
 
     def unchosen(self, sight: Sight) -> Iterator[Finding]:
         """Say why no policy is taken without being asked for."""

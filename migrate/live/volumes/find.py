@@ -10,9 +10,11 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from migrate.checkpoint import procfs
+from migrate.checkpoint.inspect import binds
 from migrate.errors import UsageError
 from migrate.live.needs import tree_size
 from migrate.live.volumes.mapping import Choice
@@ -100,25 +102,37 @@ def find(subject: Subject, wanted: Mapping[str, Choice], bundles: Bundles) -> li
                 f"Name one of its bind mounts: {', '.join(sorted(points)) or 'it has none'}.",
             )
         choices.update(dict.fromkeys(named, choice))
+    configured = {*map(os.path.normpath, binds(subject.spec, bundles.here).values())}
     lines = {line.point: line for line in procfs.mounts(pid)}
     mounted_here = {line.point for line in procfs.mounts("self")}
     found = []
     for source in sorted(points):
         mounts = [lines[point] for point in points[source] if point in lines]
         choice = choices.get(source, Choice())
-        found.append(
-            _volume(
-                source,
-                tuple(points[source]),
-                choice,
-                mounts=mounts,
-                pid=pid,
-                bundles=bundles,
-                is_mount=source in mounted_here,
-                pids=cgroup.procs(subject.record["cgroup"]) if choice.policy == "skip" else (),
-            )
+        around = "" if source in configured else _around(source, configured)
+        if around:
+            place = choices.get(around, Choice()).path or bundles.counterpart(around)
+            choice = replace(choice, path=place + source[len(around) :])
+        volume = _volume(
+            source,
+            tuple(points[source]),
+            choice,
+            around=around,
+            mounts=mounts,
+            pid=pid,
+            bundles=bundles,
+            is_mount=source in mounted_here,
         )
+        if choice.policy == "skip":
+            pids = cgroup.procs(subject.record["cgroup"])
+            volume = replace(volume, open_inside=_open_inside(pids, volume.points))
+        found.append(volume)
     return found
+
+
+def _around(source: str, configured: Iterable[str]) -> str:
+    """Return the bind mount of config.json that a mount came along with, or ""."""
+    return max((each for each in configured if is_within(source, each)), key=len, default="")
 
 
 def _volume(
@@ -126,11 +140,11 @@ def _volume(
     points: tuple[str, ...],
     choice: Choice,
     *,
+    around: str,
     mounts: list[procfs.MountLine],
     pid: int,
     bundles: Bundles,
     is_mount: bool,
-    pids: Iterable[int],
 ) -> Volume:
     kinds = {line.fstype for line in mounts}
     kind, device = kind_of(source)
@@ -147,8 +161,8 @@ def _volume(
         is_of_others=any(each in _OF_OTHERS or each.startswith("fuse") for each in kinds),
         is_replaced=any(_is_another(pid, point, source) for point in points),
         is_mount=is_mount,
+        around=around,
         device=device,
-        open_inside=_open_inside(pids, points),
         size_bytes=size,
         files=files,
     )

@@ -34,6 +34,7 @@ class Volume:
         is_replaced: the path means another file by now than the one mounted.
         is_mount: something else is mounted there than on the folder around it, so that it
             comes along with no volume around it.
+        around: the source of the bind mount it came along with (rbind), or "".
         device: of a device node: its type and number.
         open_inside: a process that has something of it open, in words, or "".
         size_bytes: on the disk.
@@ -51,6 +52,7 @@ class Volume:
     is_of_others: bool = False
     is_replaced: bool = False
     is_mount: bool = False
+    around: str = ""
     device: str = ""
     open_inside: str = ""
     size_bytes: int = 0

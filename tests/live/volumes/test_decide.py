@@ -107,6 +107,15 @@ def test_one_within_a_copied_one_comes_along_where_it_would_be() -> None:
     assert (inner.policy, inner.within) == ("sync", "/data")
 
 
+@pytest.mark.parametrize(("outer", "inner"), [("skip", "exists"), ("exists", "skip")])
+def test_a_mount_that_came_along_has_no_place_in_an_empty_folder(outer: str, inner: str) -> None:
+    around = sight("/data", asked=outer, at_kind="folder")
+    below = sight("/data/inner", asked=inner, around="/data", is_mount=True, at_kind="folder")
+    _, decision = decided(around, below)
+    assert decision.policy is None
+    assert "came along with /data" in words(decision)
+
+
 @pytest.mark.parametrize(
     ("inner", "reason"),
     [

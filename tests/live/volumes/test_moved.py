@@ -187,11 +187,13 @@ def test_a_volume_that_exists_is_left_alone_and_one_that_is_skipped_is_empty(
         (folder(host, "/srv/data") / "name").write_text(host.name)
     (folder(unmade.host1, "/srv/cache") / "much").write_text("much")
     unmade.host1.folder("/srv/cache").chmod(0o1777)
-    container = mounting(bind("/srv/data", "/data"), bind("/srv/cache", "/cache"))
-    done = container.live("--volume", "/data=exists", "--volume", "/cache=skip")
+    container = mounting(
+        bind("/srv/cache/much", "/much"), bind("/srv/data", "/data"), bind("/srv/cache", "/cache")
+    )
+    done = container.live(*("--volume=/data=exists", "--volume=/cache=skip", "--volume=/much=skip"))
     assert "the content here does not come along" in done.stderr
     container.must_run_on("host2")
-    assert inside(container, "host2", "cat /data/name; ls -A /cache; stat -c %a /cache") == (
+    assert inside(container, "host2", "cat /data/name /much; ls -A /cache; stat -c %a /cache") == (
         "host21777\n"
     )
     assert not container.host2.folder("/srv/cache").exists()
