@@ -111,19 +111,18 @@ class Filling:
         """Whether there is something to fill that need not wait."""
         return any(not (each.must_wait or each.is_settled) for each in self._unfilled)
 
-    def recall(self, forked: list[int]) -> None:
+    def recall(self, forked: dict[int, int]) -> None:
         """Take up where another left off, by its journal.
 
         Args:
-            forked: userfaultfds of processes it saw being forked, in their order.
+            forked: userfaultfds of processes it saw being forked, by their index.
 
         Raises:
             CriuError: one of them is missing, so its memory is lost.
         """
-        left = iter(forked)
         for entry in self._journal.entries():
             if entry.event == UFFD_EVENT_FORK:
-                self._fork(entry, next(left, -1))
+                self._fork(entry, forked.get(len(self.processes), -1))
             else:
                 self._change(entry)
         for process in self.processes:

@@ -1,7 +1,7 @@
 """The process that fills a restored container's memory while it runs already.
 
-Lives here: the keeper, a program of its own (`python -I -m migrate.checkpoint.keeper
-SOCKET`) with the userfaultfds of all processes: its loop, and what it hears and says.
+Lives here: the keeper, a program of its own (its argument is the socket it is
+told by) with the userfaultfds of all processes: its loop, and what it hears and says.
 Must not live here: how memory is filled (`filling`), who starts it (`keeping`).
 
 One thread does everything, in steps of a tenth of a millisecond. That is what makes it
@@ -14,7 +14,7 @@ fails, it keeps the userfaultfds, and who misses a page waits.
 
 from __future__ import annotations
 
-import array
+import contextlib
 import resource
 import select
 import signal
@@ -22,14 +22,13 @@ import socket
 import sys
 import time
 from collections import deque
-from typing import Any
 
 from migrate.checkpoint import keeper_talk
 from migrate.checkpoint.filling import Filling, Process, exists
 from migrate.checkpoint.keeper_journal import Journal
 from migrate.checkpoint.pending import Pending
 from migrate.checkpoint.supply import Store, Supply
-from migrate.errors import CriuError
+from migrate.errors import CriuError, MigrateError
 
 _RETRY_SECONDS = 0.001
 _PROGRESS_SECONDS = 0.1
@@ -110,11 +109,11 @@ class Keeper:
         self._is_done = False
         self._next_progress = 0.0
 
-    def run(self, forked: list[int]) -> None:
+    def run(self, forked: dict[int, int]) -> None:
         """Work until everything is filled and nobody else has the userfaultfds.
 
         Args:
-            forked: those of processes that an earlier keeper saw being forked.
+            forked: those of processes that an earlier keeper saw being forked, by index.
         """
         self._filling.recall(forked)
         self._epoll.register(self._parent, select.EPOLLIN)
@@ -188,38 +187,33 @@ class _Task:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._descriptors: list[int] = []
-        fields, (table, self.journal) = self._expect("task")
-        counts: list[tuple[int, int]] = fields["processes"]
-        number_of_descriptors = 2 * len(counts) + fields["forked"]
-        while len(self._descriptors) < number_of_descriptors:
-            self._descriptors += self._expect("more")[1]
-        spans = _read_table(table)
+        descriptor, self.journal = self._expect("task")
+        table = keeper_talk.Table.read(descriptor)
+        number = len(table.counts)
+        descriptors: list[int] = []
+        while len(descriptors) < 2 * number + len(table.forked):
+            descriptors += self._expect("more")
         self.processes = []
         begin = 0
-        for index, (_, count) in enumerate(counts):
+        for index, count in enumerate(table.counts):
             end = begin + 2 * count
-            store = Store(self._descriptors[len(counts) + index])
-            pending = Pending(spans[begin:end])
-            self.processes.append(Process(index, self._descriptors[index], store, pending))
+            store = Store(descriptors[number + index])
+            pending = Pending(table.spans[begin:end])
+            self.processes.append(Process(index, descriptors[index], store, pending))
             begin = end
-        self.forked = self._descriptors[2 * len(counts) :]
+        self.forked = dict(zip(table.forked, descriptors[2 * number :], strict=True))
 
-    def _expect(self, say: str) -> tuple[dict[str, Any], list[int]]:
-        """Return the next message."""
+    def _expect(self, say: str) -> list[int]:
+        """Return the descriptors that come with the next message."""
         message = keeper_talk.receive(self._connection)
         if message is None or message.say != say:
             raise CriuError(f"keeper of memory was not told its {say}")
-        return message.fields, message.descriptors
-
-
-def _read_table(table: int) -> array.array[int]:
-    """Return the parent's table: address and size of each span."""
-    words = array.array("Q")
-    with open(table, "rb") as file:
-        file.seek(0)
-        words.frombytes(file.read())
-    return words
+        if len(message.descriptors) != message.fields["count"]:
+            raise CriuError(
+                "keeper of memory may not open two files for each process: "
+                "the limit of open files is too low"
+            )
+        return message.descriptors
 
 
 def main() -> int:
@@ -229,15 +223,16 @@ def main() -> int:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     connection = socket.socket(fileno=int(sys.argv[1]))
-    task = _Task(connection)
-    keeper = Keeper(Parent(connection), task.processes, Supply(), Journal(task.journal))
+    try:
+        task = _Task(connection)
+        keeper = Keeper(Parent(connection), task.processes, Supply(), Journal(task.journal))
+    except (MigrateError, OSError) as error:
+        with contextlib.suppress(OSError):  # it was never told what to do
+            keeper_talk.send(connection, "failed", why=str(error))
+        return 1
     try:
         keeper.run(task.forked)
     except Exception as error:  # noqa: BLE001 - whatever it is, the userfaultfds must be held
         keeper.hold(str(error))
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,10 +6,9 @@ with them. Must not live here: what is done about them. `checkpoint.keeper` and
 
 A message is a JSON object that says what it is in `say`:
 
-    parent  task      processes [[number, how many runs], ...], how many forked;
-                      with the table of runs and the journal
-    parent  more      with up to DESCRIPTORS_AT_ONCE descriptors: the userfaultfd of
-                      each process, the store of each, the userfaultfd of each forked
+    parent  task      with the table and the journal
+    parent  more      count; with so many descriptors, up to DESCRIPTORS_AT_ONCE, of all
+                      the userfaultfds, all the stores, all the forked userfaultfds
     keeper  ready     it answers faults
     parent  fill      every process's memory is in its place: fill it
     keeper  forked    process, with the userfaultfd of the new one
@@ -20,12 +19,17 @@ A message is a JSON object that says what it is in `say`:
     parent  end       it has let go of its userfaultfds after `failed`
 
 The end of the parent's side tells the keeper that nobody but it has the userfaultfds.
+
+The table is words of 64 bits: how many processes, how many forked; of each process how
+many spans, of each forked its index; then address and size of each span. A process is
+known by its index; those that are forked get the next.
 """
 
 from __future__ import annotations
 
 import array
 import json
+import os
 import socket
 from typing import Any, NamedTuple
 
@@ -34,11 +38,47 @@ _LARGEST_BYTES = 1 << 16
 
 
 class Message(NamedTuple):
-    """One message and what came with it; the descriptors are the receiver's."""
+    """One message and what came with it.
+
+    Attributes:
+        descriptors: the receiver's; fewer than were sent where it may have no more.
+    """
 
     say: str
     fields: dict[str, Any]
     descriptors: list[int]
+
+
+class Table(NamedTuple):
+    """What is to be filled.
+
+    Attributes:
+        counts: how many spans each process has.
+        forked: indexes of processes that an earlier keeper saw being forked.
+        spans: address and size of each.
+    """
+
+    counts: array.array[int]
+    forked: array.array[int]
+    spans: array.array[int]
+
+    def write(self) -> int:
+        """Return the descriptor of a file with the table."""
+        descriptor = os.memfd_create("migrate-keeper-table", os.MFD_CLOEXEC)
+        with open(descriptor, "wb", closefd=False) as file:
+            file.writelines((array.array("Q", [len(self.counts), len(self.forked)]), *self))
+        return descriptor
+
+    @staticmethod
+    def read(descriptor: int) -> Table:
+        """Return the table of a file; closes it."""
+        words = array.array("Q")
+        with open(descriptor, "rb") as file:
+            file.seek(0)
+            words.frombytes(file.read())
+        forked_at = 2 + words[0]
+        spans_at = forked_at + words[1]
+        return Table(words[2:forked_at], words[forked_at:spans_at], words[spans_at:])
 
 
 def send(

@@ -19,6 +19,7 @@
  *   left
  *   churn SEED STEPS         any of these at random, many times, then compare everything
  *   race SEED STEPS          the same, with threads that touch everything meanwhile
+ *   alone SEED STEPS         the same without fork(2)
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -180,7 +181,7 @@ static void *reader(void *argument)
     return NULL;
 }
 
-static long churn(uint64_t seed, long steps, size_t begin)
+static long churn(uint64_t seed, long steps, size_t begin, int forks)
 {
     uint64_t state = seed * 0x9e3779b97f4a7c15ull + 1;
     long wrong = -1;
@@ -195,21 +196,21 @@ static long churn(uint64_t seed, long steps, size_t begin)
         case 6: unmap(first, count / 16 + 1); break;
         case 7 ... 8: protect(first, count, PROT_READ); break;
         case 9: protect(first, count, PROT_READ | PROT_WRITE); break;
-        case 10: wrong = fork_and_check(first, count); break;
+        case 10: wrong = forks ? fork_and_check(first, count) : check(first, count); break;
         default: wrong = check(first, count / 8 + 1);
         }
     }
     return wrong;
 }
 
-static long race(uint64_t seed, long steps)
+static long race(uint64_t seed, long steps, int forks)
 {
     pthread_t readers[READERS];
     void *found;
     long wrong;
     for (uintptr_t i = 0; i < READERS; i++)
         pthread_create(&readers[i], NULL, reader, (void *)(seed * READERS + i));
-    wrong = churn(seed, steps, pages / 4);
+    wrong = churn(seed, steps, pages / 4, forks);
     stop = 1;
     for (int i = 0; i < READERS; i++) {
         pthread_join(readers[i], &found);
@@ -282,9 +283,11 @@ static void obey(const char *line)
         else if (!strcmp(word, "left"))
             wrong = ask_left();
         else if (!strcmp(word, "churn"))
-            wrong = churn(first, (long)count, 0);
+            wrong = churn(first, (long)count, 0, 1);
         else if (!strcmp(word, "race"))
-            wrong = race(first, (long)count);
+            wrong = race(first, (long)count, 1);
+        else if (!strcmp(word, "alone"))
+            wrong = race(first, (long)count, 0);
         else
             die(word);
         if (wrong < 0)
