@@ -44,7 +44,9 @@ ls -d {JOURNALS}/source/* {JOURNALS}/destination/* /run/migrate/~migrations/* \
 ps -eo args | grep -E 'criu|migrate agent' | grep -v grep
 true
 """
+# Whatever still moves it, or has stopped itself at a record, ends first.
 CLEANED = f"""
+pkill -KILL -f /usr/local/bin/migrate
 migrate recover {ID} >/dev/null 2>&1
 migrate delete --force {ID} 2>/dev/null
 ip netns delete {ID} 2>/dev/null
@@ -212,7 +214,7 @@ def is_stopped(machine: Machine) -> bool:
     return any(line.startswith("T") and "bin/migrate" in line for line in lines)
 
 
-def eventually(claim: Callable[[], object], what: str, timeout_seconds: float = 90) -> None:
+def eventually(claim: Callable[[], object], what: str, timeout_seconds: float = 240) -> None:
     """Wait until a claim holds; an emulated machine takes its time."""
     deadline = time.monotonic() + timeout_seconds
     while not claim():
