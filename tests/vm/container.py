@@ -46,7 +46,7 @@ true
 """
 # Whatever still moves it, or has stopped itself at a record, ends first.
 CLEANED = f"""
-pkill -KILL -f /usr/local/bin/migrate
+pkill -KILL -f '[/]usr/local/bin/migrate'
 migrate recover {ID} >/dev/null 2>&1
 migrate delete --force {ID} 2>/dev/null
 ip netns delete {ID} 2>/dev/null
