@@ -17,9 +17,11 @@ import stat as stat_modes
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from migrate import syscalls
 from migrate.checkpoint import procfs, watches
 from migrate.checkpoint.facts import Obstacle, Stdio
 
+_MQUEUE_MAGIC = 0x19800202
 _DELETED = " (deleted)"
 _CREATION_FLAGS = os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_TRUNC | os.O_CLOEXEC
 _TTY_MAJORS = frozenset((4, 5, *range(136, 144)))
@@ -84,6 +86,8 @@ def read_descriptors(pids: Iterable[int], names: Mapping[int, str]) -> Descripto
             elif file.link.startswith("/"):
                 if file.mount_id in inner_mounts or file.link.startswith("/memfd:"):
                     _note_inner(found, file, names[pid])
+                elif _is_message_queue(pid, file.number):
+                    _refuse_message_queue(found, file, names[pid])
                 else:
                     here = _outside(file, number)
                     outside.setdefault(here.key, here)
@@ -174,6 +178,29 @@ def _note_anon_inode(found: Descriptors, file: procfs.OpenFile, pid: int, name: 
                 hint="CRIU forgets EFD_SEMAPHORE; turn its use off in the program's configuration.",
             )
         )
+
+
+def _is_message_queue(pid: int, number: int) -> bool:
+    """Tell whether a descriptor is a POSIX message queue's, see mq_overview(7)."""
+    try:
+        file = os.open(f"/proc/{pid}/fd/{number}", os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return syscalls.fstatfs(file) == _MQUEUE_MAGIC
+    finally:
+        os.close(file)
+
+
+def _refuse_message_queue(found: Descriptors, file: procfs.OpenFile, name: str) -> None:
+    """Refuse what CRIU does not look into."""
+    found.obstacles.append(
+        Obstacle(
+            verdict="refuse",
+            what=f"process {name} has the message queue {file.link} open as {file.number}",
+            hint="CRIU cannot carry POSIX message queues; close and unlink it first.",
+        )
+    )
 
 
 def _is_semaphore(pid: int, number: int) -> bool:

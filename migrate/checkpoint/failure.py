@@ -96,6 +96,11 @@ _CAUSES = (
         "Try again, or see why the listener accepts nothing.",
     ),
     _cause(
+        r"mqueue isn't empty",
+        "there is a POSIX message queue in the container, which CRIU cannot carry",
+        "Unlink it first, see mq_overview(7).",
+    ),
+    _cause(
         r"Some file locks are hold",
         "a process holds a file lock, and carrying it was refused",
         "Give --file-locks.",

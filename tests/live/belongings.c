@@ -2,7 +2,7 @@
  *
  *   belongings [NAME...]
  *
- * It takes hold of each thing named, of all in the table at the end but the last three if none
+ * It takes hold of each thing named, of all in the table at the end but the last four if none
  * is, writes /ready, and waits until the
  * file /check is there (or writes into /failed what it cannot get). Then it looks at each again and writes /verdict: a line a thing,
  * `NAME ok` or `NAME what is wrong`. It goes on for ever.
@@ -11,7 +11,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/capability.h>
+#include <mqueue.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <sched.h>
@@ -427,6 +427,11 @@ static void have_udp(void)
     must(!setsockopt(udp[1], SOL_SOCKET, SO_BROADCAST, &on, sizeof on), "SO_BROADCAST");
 }
 
+static void have_message_queue(void)
+{
+    must(mq_open("/queue", O_RDWR | O_CREAT, 0600, NULL) >= 0, "mq_open");
+}
+
 static void check_udp(void)
 {
     struct sockaddr_in from = {0};
@@ -804,6 +809,7 @@ static const struct {
     {"system-v", have_system_v, check_system_v},
     {"clocks", have_clocks, check_clocks},
     {"lease", have_lease, check_lease},
+    {"message-queue", have_message_queue, check_nothing},
     {"semaphore", have_semaphore, check_nothing},
     {"early-words", have_early_words, check_nothing},
 };
@@ -812,7 +818,10 @@ enum { COUNT = sizeof belongings / sizeof *belongings };
 
 static int is_wanted(const char *name, int argc, char **argv)
 {
-    int found = argc < 2 && strcmp(name, "lease") && strcmp(name, "semaphore") && strcmp(name, "early-words");
+    static const char *const others[] = {"lease", "semaphore", "early-words", "message-queue"};
+    int found = argc < 2;
+    for (int i = 0; i < 4; i++)
+        found &= !!strcmp(name, others[i]);
     for (int i = 1; i < argc; i++)
         found |= !strcmp(name, argv[i]);
     return found;

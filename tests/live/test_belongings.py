@@ -156,6 +156,7 @@ def nothing(_: Config) -> None:
     [
         (["lease"], nothing, "has a lease on a file"),
         (["semaphore"], nothing, "has a semaphore (eventfd) open"),
+        (["message-queue"], nothing, "has the message queue /queue open as"),
         (["early-words"], nothing, "the connection is not accepted yet; it runs on here"),
         ([], nested, "is in a pid namespace of its own"),
     ],
