@@ -11,7 +11,8 @@ and nothing in its memory is touched. The descriptor is taken over and closed th
 before any thread runs again. x86-64 only; all of it takes about a millisecond.
 
 Should this process be killed within that millisecond, the thread would run on with
-wrong registers. CRIU has the same window at every dump, and a longer one.
+wrong registers: `injector` is a process that nobody has reason to kill. CRIU has the same
+window at every dump, and a longer one.
 """
 
 from __future__ import annotations

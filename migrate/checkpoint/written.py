@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 
 from migrate.checkpoint.injection import open_userfaultfd
 from migrate.checkpoint.mappings import Span, lazy_mappings, pages_there
@@ -37,17 +38,19 @@ class Protection:
 
     Args:
         pid: it must run: a frozen one cannot be made to let itself be watched.
+        open_it: has it open a userfaultfd: `Injector.open_userfaultfd`, where the caller
+            may be killed meanwhile.
 
     Raises:
         CannotInject: the process does not let itself be watched.
         KernelError: the kernel is older than Linux 6.7.
     """
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, open_it: Callable[[int], int] = open_userfaultfd) -> None:
         self._pid = pid
         self._is_new = True
         self._buffer = bytearray(_REGIONS * memory.PAGE_REGION.size)
-        self._descriptor = open_userfaultfd(pid)
+        self._descriptor = open_it(pid)
         try:
             memory.userfaultfd_api(self._descriptor, _FEATURES)
         except BaseException:
