@@ -51,7 +51,7 @@ class TreeSource:
         root: path of the tree.
         only: the one file of it that counts; None for all.
         layer: it is the upper layer of an overlay, whose files are written to without
-            an event: the overlay opens them such that none comes.
+            an event on kernels such as Linux 6.1: the overlay opens them so.
     """
 
     def __init__(

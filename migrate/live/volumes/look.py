@@ -33,8 +33,8 @@ def look(value: object, store: Store) -> dict[str, Any]:
     """
     asked = Fields("volumes", value)
     bundle, container_id = asked.text("bundle"), asked.text("container")
-    users = _users(store, container_id)
     rows = [Fields("volumes", each) for each in _list(asked, "volumes")]
+    users = _users(store, container_id) if rows else {}
     return {
         "volumes": [
             _seen(

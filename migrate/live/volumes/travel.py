@@ -82,6 +82,8 @@ class Travel:
             TransportError: the link broke.
             ProtocolError: an answer is none.
         """
+        if not (self._volumes or self._layers or self._hooks or self._wanted.hooks):
+            return []
         here, there = os.uname().nodename, reached.peer.host
         with contextlib.ExitStack() as stack:
             markers = [self._marker(stack, each) for each in self._volumes]

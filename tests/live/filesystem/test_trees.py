@@ -228,7 +228,7 @@ def test_the_marks_of_a_layer_travel_with_a_layer_only(
     assert os.listdir(plain) == []
 
 
-def test_a_layer_is_looked_at_by_its_times_because_it_has_no_events(
+def test_what_is_written_into_a_layer_through_its_overlay_is_found(
     links: Links, overlay: Path, tmp_path: Path
 ) -> None:
     upper, there = tmp_path / "upper", tmp_path / "there"
