@@ -8,10 +8,12 @@ from __future__ import annotations
 from migrate.cli.command import Call
 from migrate.errors import UsageError
 
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from migrate.live.reach import Way
-    from migrate.live.strategy import Strategy
+    from migrate.live.strategy import Limits, Strategy
     from migrate.live.volumes.mapping import Wanted
 
 
@@ -36,6 +38,7 @@ def run(call: Call) -> int:
         bridges=there.bridges,
         wanted=there,
         strategy=strategy(call),
+        limits=limits(call),
         files=_files(call),
     )
     with showing(json=call.has("json")):
@@ -56,6 +59,31 @@ def _files(call: Call) -> dict[int, str]:
                 f"{path} is not an absolute path", "The file is on the other host: name it whole."
             )
     return {number: path for number, path in found.items() if path}
+
+
+def limits(call: Call) -> Limits:
+    """Return what --max-downtime and --bandwidth say.
+
+    Raises:
+        UsageError: one of them is no such amount.
+    """
+    from migrate.live.strategy import Limits
+
+    return Limits(
+        downtime_seconds=call.seconds("max-downtime") or None,
+        bytes_per_second=_bytes(call.text("bandwidth")) if call.text("bandwidth") else None,
+    )
+
+
+def _bytes(text: str) -> int:
+    """Return a number of bytes that may end in K, M or G."""
+    digits, unit = (text[:-1], text[-1]) if text[-1] in _UNITS else (text, "")
+    if not (digits.isascii() and digits.isdecimal()) or int(digits) == 0:
+        raise UsageError(
+            f"invalid value for --bandwidth: {text}",
+            "Write a number of bytes a second, such as 50M.",
+        )
+    return int(digits) * _UNITS.get(unit, 1)
 
 
 def strategy(call: Call) -> Strategy:

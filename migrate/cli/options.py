@@ -202,8 +202,24 @@ _CONTROL = Option(
 _STRATEGY = Option(
     "strategy", "how memory goes: auto, stop-copy, pre-copy", TEXT, "auto", "STRATEGY"
 )
+_LIMITS = (
+    Option(
+        "max-downtime",
+        "stay here rather than stand still for longer, as far as that can be foretold",
+        DURATION,
+        0.0,
+        "TIME",
+    ),
+    Option(
+        "bandwidth",
+        "bytes a second at most while it runs, as 50M: K, M and G are powers of 1024",
+        TEXT,
+        "",
+        "BYTES",
+    ),
+)
 # How one migration is done; `drain` hands these on to each of its own.
-_MANNER = (_STRATEGY, _JOURNAL)
+_MANNER = (_STRATEGY, *_LIMITS, _JOURNAL)
 _OUTPUT = (
     Option("stdout", "file on the other host that takes the container's output", TEXT, "", "FILE"),
     Option("stderr", "the same for its errors", TEXT, "", "FILE"),

@@ -12,6 +12,7 @@ stop (`live.strategy`), the order of the frozen part (`live.frozen_copy`). `live
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 
 from migrate.checkpoint import procfs
@@ -23,13 +24,15 @@ from migrate.checkpoint.pages import PageSource, StreamSummary
 from migrate.errors import MigrationError
 from migrate.events import Progress, emit
 from migrate.live.report import Bytes
-from migrate.live.strategy import MOST_PASSES, goes_on
+from migrate.live.strategy import MOST_PASSES, Limits, expected_downtime, goes_on
 from migrate.live.work import Work
 from migrate.transport.link import Link
 
 STREAM = "pages"
 _BUDGET_SLACK_BYTES = 1 << 30
 _PROGRESS_BYTES = 16 << 20
+_LONGEST_WAIT_SECONDS = 0.5
+NO_LIMITS = Limits()
 
 
 class CopiedMemory:
@@ -37,11 +40,23 @@ class CopiedMemory:
 
     Args:
         first_pid: the container's first process.
+        limits: what the user allows.
         by_kernel: let the kernel tell what was written, where it can.
     """
 
-    def __init__(self, link: Link, facts: Facts, first_pid: int, *, by_kernel: bool = True) -> None:
+    def __init__(
+        self,
+        link: Link,
+        facts: Facts,
+        first_pid: int,
+        *,
+        limits: Limits = NO_LIMITS,
+        by_kernel: bool = True,
+    ) -> None:
         self._first_pid = first_pid
+        self._limits = limits
+        self._began = time.monotonic()
+        self._is_frozen = False
         self._expected_bytes = facts.memory_bytes
         budget = facts.memory_bytes * (MOST_PASSES + 2) + _BUDGET_SLACK_BYTES
         self._stream = link.open_stream(STREAM, budget)
@@ -62,12 +77,28 @@ class CopiedMemory:
         while goes_on(self.history):
             self.history.append(self._copy.pass_over(self._processes()))
 
+    def expected_downtime(self) -> float:
+        """Return how long it would stand still if it were frozen now, in seconds.
+
+        Raises:
+            MigrationError: longer than is allowed.
+        """
+        expected = expected_downtime(self.history, self._expected_bytes)
+        most = self._limits.downtime_seconds
+        if most is not None and expected > most:
+            raise MigrationError(
+                f"it would stand still for about {expected:.2f} s, --max-downtime is {most:g} s",
+                "Allow more, or try again when it writes less into its memory.",
+            )
+        return expected
+
     def pass_once_more(self) -> None:
         """Send what was written since, however much it is."""
         self.history.append(self._copy.pass_over(self._processes()))
 
     def frozen(self) -> None:
         """Begin to send what was written since."""
+        self._is_frozen = True
         self._last.start()
 
     def end_stream(self) -> None:
@@ -104,6 +135,7 @@ class CopiedMemory:
     def _send(self, batch: memoryview) -> None:
         stream = self._stream
         stream.give(batch)
+        self._keep_pace()
         if stream.raw_bytes - self._shown >= _PROGRESS_BYTES:
             self._shown = stream.raw_bytes
             emit(
@@ -114,3 +146,12 @@ class CopiedMemory:
                     wire_bytes=stream.wire_bytes,
                 )
             )
+
+    def _keep_pace(self) -> None:
+        """Wait where more was sent than the user allows; not while it stands still."""
+        most = self._limits.bytes_per_second
+        while most is not None and not self._is_frozen:
+            early = self._stream.wire_bytes / most - (time.monotonic() - self._began)
+            if early <= 0:
+                return
+            time.sleep(min(early, _LONGEST_WAIT_SECONDS))

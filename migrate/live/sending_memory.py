@@ -15,14 +15,14 @@ from migrate.errors import CriuError
 from migrate.live import pre_copy, stop_copy
 from migrate.live.pre_copy import CopiedMemory
 from migrate.live.stop_copy import StreamedMemory
-from migrate.live.strategy import Situation, Strategy, choose
+from migrate.live.strategy import Limits, Situation, Strategy, choose
 from migrate.live.work import Work
 from migrate.transport.link import Link
 
 CALL_SECONDS = 60.0
 
 
-def choose_for(wanted: Strategy, facts: Facts, *, is_paused: bool) -> Strategy:
+def choose_for(wanted: Strategy, facts: Facts, limits: Limits, *, is_paused: bool) -> Strategy:
     """Return how a container's memory shall go.
 
     Raises:
@@ -34,7 +34,10 @@ def choose_for(wanted: Strategy, facts: Facts, *, is_paused: bool) -> Strategy:
     except CriuError as error:
         obstacle = error.message
     situation = Situation(
-        amounts=amounts(procfs.tree(facts.pid)), is_paused=is_paused, obstacle=obstacle
+        amounts=amounts(procfs.tree(facts.pid)),
+        is_paused=is_paused,
+        obstacle=obstacle,
+        is_bounded=limits.downtime_seconds is not None,
     )
     return choose(wanted, situation)
 
@@ -45,12 +48,12 @@ def stream_of(strategy: Strategy) -> str:
 
 
 def sending(
-    strategy: Strategy, link: Link, facts: Facts, *, is_paused: bool
+    strategy: Strategy, link: Link, facts: Facts, limits: Limits, *, is_paused: bool
 ) -> StreamedMemory | CopiedMemory:
     """Return what sends it; `close` it."""
     if strategy == "stop-copy":
         return StreamedMemory(link, facts)
-    return CopiedMemory(link, facts, facts.pid, by_kernel=not is_paused)
+    return CopiedMemory(link, facts, facts.pid, limits=limits, by_kernel=not is_paused)
 
 
 def copy_running(link: Link, memory: StreamedMemory | CopiedMemory) -> None:
@@ -66,4 +69,5 @@ def copy_running(link: Link, memory: StreamedMemory | CopiedMemory) -> None:
         finally:
             waiting.end()
         memory.pass_once_more()
+        memory.expected_downtime()
     waiting.result()

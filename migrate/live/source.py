@@ -54,7 +54,7 @@ from migrate.live.reach import Reached, Way, measure_round_trips, reach
 from migrate.live.reality import is_alive
 from migrate.live.report import Bytes, Timeline
 from migrate.live.sending_memory import choose_for, copy_running, sending, stream_of
-from migrate.live.strategy import Strategy
+from migrate.live.strategy import Limits, Strategy
 from migrate.live.subject import Subject
 from migrate.live.unread import Unread
 from migrate.live.volumes.mapping import Wanted
@@ -82,6 +82,7 @@ class Order:
         bridges: those the container is on, and what stands for them over there.
         wanted: what else is called otherwise over there.
         strategy: how the memory goes.
+        limits: how long it may stand still, and how much may be sent while it runs.
         files: paths over there that standard output (1) and error (2) go to.
     """
 
@@ -94,6 +95,7 @@ class Order:
     bridges: Mapping[str, str] = field(default_factory=dict)
     wanted: Wanted = field(default_factory=Wanted)
     strategy: Strategy = "auto"
+    limits: Limits = field(default_factory=Limits)
     files: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -193,7 +195,7 @@ class Migration:
         network = facts.network
         wanted = (spec.get("linux") or {}).get("sysctl") or {}
         self.plan = describe(facts.pid, network.kind, path=network.path, more_sysctls=wanted)
-        self.strategy = choose_for(order.strategy, facts, is_paused=self.was_paused)
+        self.strategy = choose_for(order.strategy, facts, order.limits, is_paused=self.was_paused)
         subject = Subject(
             record=self.record,
             spec=spec,
@@ -213,7 +215,7 @@ class Migration:
         with travel.trees(link) as tree:
             sent = tree.run()
             self.transfers["rootfs"] = Bytes(sent.content_bytes, sent.wire_bytes)
-            memory = sending(self.strategy, link, facts, is_paused=self.was_paused)
+            memory = sending(self.strategy, link, facts, order.limits, is_paused=self.was_paused)
             with contextlib.closing(memory):
                 copy_running(link, memory)
                 self.enter(Phase.COPYING)

@@ -32,6 +32,24 @@ LITTLE_GAIN = 0.75
 MOST_PASSES_OF_LITTLE_GAIN = 3
 
 
+# What CRIU's own work on both sides takes, and for each gibibyte that it lists.
+OWN_SECONDS = 0.15
+LISTING_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the user allows.
+
+    Attributes:
+        downtime_seconds: it must not stand still for longer; None for any time.
+        bytes_per_second: over the link, while it runs; None for all there is.
+    """
+
+    downtime_seconds: float | None = None
+    bytes_per_second: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
     """What the choice depends on.
@@ -40,11 +58,13 @@ class Situation:
         amounts: how much memory there is.
         is_paused: it is frozen already.
         obstacle: why CRIU cannot leave memory out of a dump here, or "".
+        is_bounded: the downtime must be known before the freeze.
     """
 
     amounts: Amounts
     is_paused: bool
     obstacle: str
+    is_bounded: bool = False
 
 
 def choose(wanted: Strategy, situation: Situation) -> Strategy:
@@ -59,11 +79,39 @@ def choose(wanted: Strategy, situation: Situation) -> Strategy:
             f"--strategy pre-copy cannot be had: {situation.obstacle}",
             "Mend that, or take --strategy stop-copy.",
         )
+    if situation.is_bounded and not situation.is_paused:
+        if wanted == "stop-copy" or situation.obstacle:
+            raise Refused(
+                "--max-downtime needs the strategy pre-copy"
+                + (f", which cannot be had: {situation.obstacle}" if situation.obstacle else ""),
+                "Leave --max-downtime out, or make pre-copy possible.",
+            )
+        return "pre-copy"
     if wanted != "auto":
         return wanted
     is_worth_it = amounts.lazy_bytes >= SMALL_BYTES and amounts.other_bytes <= LARGE_BYTES
     can_be_had = not situation.is_paused and not situation.obstacle
     return "pre-copy" if is_worth_it and can_be_had else "stop-copy"
+
+
+def expected_downtime(history: Sequence[Pass], memory_bytes: int) -> float:
+    """Return how long it would stand still if it were frozen after the last pass.
+
+    What it writes during a pass is what the next one finds, so the last two tell how much
+    is written in a second; all of them, how much the link takes.
+
+    Args:
+        history: two passes at least.
+        memory_bytes: what CRIU would list.
+
+    Returns:
+        Seconds.
+    """
+    seconds = sum(each.seconds for each in history)
+    rate = max(1.0, sum(each.sent_bytes for each in history) / max(seconds, 1e-6))
+    written_per_second = history[-1].sent_bytes / max(history[-2].seconds, 1e-3)
+    left_bytes = written_per_second * max(history[-1].seconds, 1e-3)
+    return OWN_SECONDS + LISTING_SECONDS * memory_bytes / (1 << 30) + left_bytes / rate
 
 
 def goes_on(history: Sequence[Pass]) -> bool:
