@@ -41,7 +41,7 @@ class Collector:
     def __init__(self, directory: str) -> None:
         self._change = threading.Condition()
         self._taken: dict[int, int] = {}
-        self._zombies: set[int] = set()
+        self._seen: set[int] = set()
         self._is_finished = False
         self._has_ended = False
         self._problem = ""
@@ -79,7 +79,7 @@ class Collector:
         deadline = time.monotonic() + timeout_seconds
 
         def missing() -> set[int]:
-            return processes - self._taken.keys() - self._zombies
+            return processes - self._seen
 
         with self._change:
             while missing() and not self._has_ended:
@@ -97,14 +97,26 @@ class Collector:
         return self._is_finished
 
     def taken(self) -> dict[int, int]:
-        """Return the userfaultfd of each process; they are open until `close`."""
+        """Return the userfaultfd of each process; they are open until `let_go` or `close`."""
         with self._change:
             return dict(self._taken)
+
+    def let_go(self) -> None:
+        """Close the userfaultfds there are: somebody else has them. CRIU may go on.
+
+        While they are open here, processes wait for pages that nobody gives them any more
+        once the keeper is done.
+        """
+        with self._change:
+            for descriptor in self._taken.values():
+                os.close(descriptor)
+            self._taken = {}
 
     def close(self) -> None:
         """Close everything; may be repeated.
 
-        A process whose userfaultfd nobody else has gets zeros for what it misses.
+        A restore that is not finished fails by it. A process whose userfaultfd nobody
+        else has gets zeros for what it misses.
         """
         if self._directory < 0:
             return
@@ -122,9 +134,7 @@ class Collector:
             os.unlink(SOCKET, dir_fd=self._directory)
         os.close(self._directory)
         self._directory = -1
-        for descriptor in self._taken.values():
-            os.close(descriptor)
-        self._taken = {}
+        self.let_go()
 
     def _run(self) -> None:
         """Take in one connection."""
@@ -164,12 +174,11 @@ class Collector:
             return True
         descriptor = -1 if pid < 0 else _receive(connection, pid)
         with self._change:
-            if pid < 0:
-                self._zombies.add(-pid)
-            elif pid in self._taken:
+            if pid in self._seen:
                 os.close(descriptor)
                 raise CriuError(f"criu sent the memory of process {pid} twice")
-            else:
+            self._seen.add(abs(pid))
+            if descriptor >= 0:
                 self._taken[pid] = descriptor
             self._change.notify_all()
         return True

@@ -124,8 +124,8 @@ def test_a_restored_container_gets_its_memory(
     assert sum(size for _, size in store[1]) > 24 << 20
     with Keeping() as keeping:
         keeping.start([restoring.kept(*store)], fill=False)
+        restoring.collector.let_go()
         restoring.wait()
-        restoring.collector.close()
         keeping.fill()
         assert keeping.wait(PATIENCE_SECONDS)
         restoring.verify()
@@ -137,8 +137,8 @@ def test_a_restored_container_waits_while_it_has_no_keeper(
 ) -> None:
     with Keeping() as keeping:
         keeping.start([restoring.kept(*store)], fill=False)
+        restoring.collector.let_go()
         restoring.wait()
-        restoring.collector.close()
         os.kill(keeping.pid, signal.SIGKILL)
         with pytest.raises(CriuError):
             keeping.wait(PATIENCE_SECONDS)

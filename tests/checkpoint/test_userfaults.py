@@ -76,6 +76,23 @@ def test_processes_are_taken_in_and_zombies_are_not_waited_for(
     assert collector.is_finished
 
 
+def test_criu_goes_on_when_its_userfaultfds_are_let_go_of(collector: Collector, work: Path) -> None:
+    with Criu(work) as criu:
+        criu.process(1)
+        assert collector.wait({1}, PATIENCE_SECONDS)
+        (descriptor,) = collector.taken().values()
+        collector.let_go()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+        criu.process(2)
+        assert collector.wait({1, 2}, PATIENCE_SECONDS)
+        assert list(collector.taken()) == [2]
+        criu.socket.send(FINISHED)
+    with pytest.raises(CriuError):
+        collector.wait({3}, PATIENCE_SECONDS)
+    assert collector.is_finished
+
+
 def test_the_end_of_criu_ends_the_wait(collector: Collector, work: Path) -> None:
     with Criu(work) as criu:
         criu.process(1)
