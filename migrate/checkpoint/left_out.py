@@ -124,6 +124,8 @@ def _entries(content: bytes, messages: Any) -> tuple[int, list[tuple[Span, int]]
             at += _SIZE.size
             part = content[at : at + size]
             at += size
+            if len(part) != size:
+                raise ValueError("it ends within an entry")
             if pages_id < 0:
                 pages_id = messages.pagemap_head.FromString(part).pages_id
                 continue
