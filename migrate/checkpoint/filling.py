@@ -70,7 +70,8 @@ class Filling:
 
     Args:
         processes: by their index; those that are forked are added.
-        on_fork: told of a new process.
+        on_fork: told of a new process, its index and its userfaultfd, before all else:
+            if the keeper is killed in between, nobody can fill that process.
 
     Attributes:
         total_bytes: everything that was ever to be filled.
@@ -81,7 +82,7 @@ class Filling:
         processes: list[Process],
         supply: Supply,
         journal: Journal,
-        on_fork: Callable[[Process], None],
+        on_fork: Callable[[int, int], None],
     ) -> None:
         self.processes = processes
         self.total_bytes = sum(each.pending.size for each in processes)
@@ -138,7 +139,9 @@ class Filling:
             if entry.event == UFFD_EVENT_PAGEFAULT:
                 self._serve(process, entry.second & -PAGE_BYTES)
             elif entry.event == UFFD_EVENT_FORK:
-                self._on_fork(self._fork(entry, entry.first & 0xFFFF_FFFF))
+                descriptor = entry.first & 0xFFFF_FFFF
+                self._on_fork(len(self.processes), descriptor)
+                self._fork(entry, descriptor)
             else:
                 self._change(entry)
                 self._settle(process)
@@ -172,8 +175,8 @@ class Filling:
         else:  # filled, unmapped or given back
             process.pending.drop(entry.first, entry.second)
 
-    def _fork(self, entry: Entry, descriptor: int) -> Process:
-        """Return the process that was forked; it misses what its parent misses."""
+    def _fork(self, entry: Entry, descriptor: int) -> None:
+        """Take in a process that was forked; it misses what its parent misses."""
         parent = self.processes[entry.process]
         index = len(self.processes)
         if descriptor < 0:
@@ -184,7 +187,6 @@ class Filling:
         self.processes.append(child)
         self._unfilled.append(child)
         self._settle(child)
-        return child
 
     def _serve(self, process: Process, page: int) -> None:
         """Give a process a page that it waits for."""

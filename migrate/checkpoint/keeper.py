@@ -117,8 +117,7 @@ class Keeper:
         """
         self._filling.recall(forked)
         self._epoll.register(self._parent, select.EPOLLIN)
-        for process in self._filling.processes:
-            self._watch(process)
+        self._watch()
         self._parent.say("ready")
         while self._parent.is_there or not self._is_done:
             self._turn()
@@ -146,6 +145,7 @@ class Keeper:
             self._parent.hear()
             if not self._parent.is_there:
                 self._epoll.unregister(self._parent)
+        self._watch()
         self._filling.retry()
         if self._parent.wants_filling:
             self._filling.fill()
@@ -171,15 +171,15 @@ class Keeper:
             self._next_progress = time.monotonic() + _PROGRESS_SECONDS
             self._parent.say("progress", filled=total - self._filling.left_bytes, total=total)
 
-    def _on_fork(self, process: Process) -> None:
-        """Take in a process that was forked, and let the parent have its userfaultfd."""
-        self._watch(process)
-        self._parent.say("forked", [process.descriptor], process=process.index)
+    def _on_fork(self, index: int, descriptor: int) -> None:
+        """Let the parent have the userfaultfd of a process that was forked."""
+        self._parent.say("forked", [descriptor], process=index)
 
-    def _watch(self, process: Process) -> None:
-        """Hear what a process says from now on."""
-        self._epoll.register(process.descriptor, select.EPOLLIN)
-        self._by_descriptor[process.descriptor] = process
+    def _watch(self) -> None:
+        """Hear from now on what new processes say."""
+        for process in self._filling.processes[len(self._by_descriptor) :]:
+            self._epoll.register(process.descriptor, select.EPOLLIN)
+            self._by_descriptor[process.descriptor] = process
 
 
 class _Task:
