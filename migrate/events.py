@@ -86,6 +86,31 @@ class Checked(Event):
 
 
 @dataclass(slots=True, kw_only=True)
+class Foretold(Event):
+    """What a migration would be like, see `migrate live --dry-run`.
+
+    Attributes:
+        destination: name of the other host.
+        strategy: how memory would go.
+        memory_bytes: contents of its memory, zeros not counted.
+        files_bytes: size of what is in its root file system.
+        link_bytes_per_second: before compression.
+        passes: over its memory while it runs.
+    """
+
+    container: str
+    destination: str
+    strategy: str
+    memory_bytes: int
+    files_bytes: int
+    written_bytes_per_second: int
+    link_bytes_per_second: int
+    passes: int
+    downtime_seconds: float
+    total_seconds: float
+
+
+@dataclass(slots=True, kw_only=True)
 class Placed(Event):
     """Where `migrate drain` will move a container.
 

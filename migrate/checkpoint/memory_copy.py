@@ -137,7 +137,7 @@ class MemoryCopy:
             if each is None:
                 each = self._watched[pid] = _Watched(pid, number, None)
             missing = [left for span in spans for left in each.covered.missing(*span)]
-            for runs, contents in _read(pid, missing):
+            for runs, contents in read_pages(pid, missing):
                 self._send(each, runs, contents)
             for span in missing:
                 for start, _ in each.covered.missing(*span):
@@ -200,7 +200,7 @@ class MemoryCopy:
         if each.watch is None:
             raise AssertionError("not watched")
         spans = each.watch.written()
-        for runs, contents in _read(each.pid, spans, partial(self._lose, each)):
+        for runs, contents in read_pages(each.pid, spans, partial(self._lose, each)):
             if isinstance(each.watch, Hashes):
                 changed, kept = each.watch.changed(runs, contents)
                 if changed:
@@ -248,10 +248,10 @@ class MemoryCopy:
         self._sink(batch)
 
 
-def _read(
+def read_pages(
     pid: int, spans: Sequence[Span], unreadable: Callable[[int, int], None] | None = None
 ) -> Iterator[tuple[list[Run], memoryview]]:
-    """Yield pages that were read; each is to be used before the next.
+    """Yield pages of a process, as runs and their contents; each is gone with the next.
 
     Args:
         unreadable: told of pages that are not there any more.

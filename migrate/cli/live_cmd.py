@@ -42,7 +42,12 @@ def run(call: Call) -> int:
         files=_files(call),
     )
     with showing(json=call.has("json")):
-        migrate(order)
+        if call.has("dry-run"):
+            from migrate.live.foretelling import foretell
+
+            foretell(order)
+        else:
+            migrate(order)
     return 0
 
 

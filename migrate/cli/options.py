@@ -224,7 +224,8 @@ _OUTPUT = (
     Option("stdout", "file on the other host that takes the container's output", TEXT, "", "FILE"),
     Option("stderr", "the same for its errors", TEXT, "", "FILE"),
 )
-_LIVE = (*_WHERE, *_MANNER, *_OUTPUT, _CONTROL, _JSON)
+_DRY_RUN = Option("dry-run", "move nothing: say what would happen, and how long it would take")
+_LIVE = (*_WHERE, *_MANNER, _DRY_RUN, *_OUTPUT, _CONTROL, _JSON)
 _DRAIN = (
     Option("to", "the other hosts, as ssh names them", TEXT, "", "HOST[,HOST...]"),
     Option("parallel", "how many move at the same time, at most", NUMBER, 2, "N"),

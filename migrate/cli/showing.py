@@ -24,6 +24,7 @@ from migrate.cli.reporting import readable
 from migrate.events import (
     Event,
     Finding,
+    Foretold,
     Log,
     PhaseEntered,
     Progress,
@@ -75,6 +76,10 @@ class _Plain:
             sys.stdout.write(report_text(event.report))
             sys.stdout.flush()
             return
+        if isinstance(event, Foretold):
+            sys.stdout.write(foretold_text(event))
+            sys.stdout.flush()
+            return
         words = line_of(event)
         if words:
             sys.stderr.write(f"{time.monotonic() - self._started:7.3f} s  {words}\n")
@@ -122,7 +127,7 @@ def _terminal(stack: contextlib.ExitStack) -> Sink:
             if event.step not in tasks:
                 tasks[event.step] = bars.add_task(event.step, total=event.total_bytes)
             bars.update(tasks[event.step], completed=event.done_bytes, total=event.total_bytes)
-        elif isinstance(event, Report):
+        elif isinstance(event, Report | Foretold):
             bars.stop()
             plain.show(event)
         elif words := line_of(event):
@@ -143,6 +148,23 @@ def report_text(report: dict[str, Any]) -> str:
     for kind, size in report["bytes"].items():
         lines.append(f"  {kind:<9}  {_size(size['raw'])}, {_size(size['wire'])} on the wire")
     lines.append(f"  in all     {_size(report['wire_bytes'])} on the wire")
+    return "\n".join(lines) + "\n"
+
+
+def foretold_text(event: Foretold) -> str:
+    """Return what a migration would be like as people read it."""
+    written = _size(event.written_bytes_per_second)
+    lines = [
+        f"{event.container} would move to {event.destination} by {event.strategy}",
+        "",
+        f"  memory     {_size(event.memory_bytes)}, {written}/s written",
+        f"  files      {_size(event.files_bytes)}",
+        f"  link       {_size(event.link_bytes_per_second)}/s, before compression",
+        f"  downtime   about {_milliseconds(event.downtime_seconds)}",
+        f"  in all     about {event.total_seconds:.2f} s",
+    ]
+    if event.passes:
+        lines.insert(5, f"  passes     {event.passes} while it runs")
     return "\n".join(lines) + "\n"
 
 

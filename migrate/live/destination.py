@@ -37,7 +37,7 @@ from migrate.live.phases import GIVES_UP_ALONE, MESSAGES, Landing
 from migrate.live.reality import look_at_tasks, stamp, wait_for_criu_in
 from migrate.live.terminal import put_before
 from migrate.live.volumes.look import digests, look
-from migrate.live.wire import Fields
+from migrate.live.wire import PROBE, PROBE_BYTES, Fields
 from migrate.runtime import cgroup
 from migrate.runtime.state import SCHEMA_VERSION, Store, boot_id
 from migrate.transport.link import Link
@@ -82,6 +82,7 @@ class Destination:
             "preflight": self._preflight,
             "volumes": lambda fields: look(fields.value, settings.store),
             "digests": lambda fields: digests(fields.value),
+            "probe": self._probe,
             "reserve": self._reserve,
             "receive": self._receive,
             "await_images": self._await_images,
@@ -180,6 +181,15 @@ class Destination:
             store=self._settings.store,
             bundle=fields.text("bundle"),
         )
+
+    def _probe(self, fields: Fields) -> object:
+        del fields
+        if self._link is None:
+            raise ProtocolError("probe: asked by nobody")
+        with self._link.accept_stream(PROBE, max_bytes=PROBE_BYTES) as stream:
+            for _ in stream:
+                pass
+        return None
 
     def _reserve(self, fields: Fields) -> object:
         container_id = fields.text("container")

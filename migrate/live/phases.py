@@ -124,6 +124,8 @@ MESSAGES: Mapping[str, Message] = {
     # what is at the places of volumes and layers, and whether it is the same as here
     "volumes": Message(frozenset({None}), None),
     "digests": Message(frozenset({None}), None),
+    # a stream of pages is read and thrown away: how fast is the link?
+    "probe": Message(frozenset({None}), None),
     # the id and the bundle are taken
     "reserve": Message(frozenset({None}), Landing.RESERVED),
     # config, facts, network plan; cgroup, network, image folder are made

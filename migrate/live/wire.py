@@ -50,6 +50,11 @@ def _fits(value: object, kind: Any) -> bool:
     return type(value) is kind
 
 
+# The stream that shows how fast the link is, and how long it may be.
+PROBE = "probe"
+PROBE_BYTES = 16 << 20
+
+
 class Fields:
     """The value of one call, whose fields are asked for by type.
 
