@@ -53,6 +53,29 @@ def _control_groups(there: HostFacts, needs: Needs) -> Iterator[Finding]:
         )
 
 
+def _processors(there: HostFacts, needs: Needs) -> Iterator[Finding]:
+    """The processors and memory nodes that the container is held to are there."""
+    table = (
+        ("processors", "cpus", needs.cpus, there.cpus),
+        ("memory nodes", "mems", needs.memory_nodes, there.memory_nodes),
+    )
+    for what, setting, wanted, has in table:
+        missing = sorted(set(wanted) - set(has))
+        if missing:
+            yield finding(
+                "cgroups",
+                "refuse",
+                f"the container is held to {what} {_listed(wanted)}, and {there.name} has no "
+                f"{_listed(missing)}",
+                f"Choose others first, by `migrate update --cpuset-{setting}` and in "
+                f"$.linux.resources.cpu.{setting}.",
+            )
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
 def _namespaces(there: HostFacts, needs: Needs) -> Iterator[Finding]:
     """The kernel there makes the namespaces that the container has."""
     for kind in sorted(set(needs.namespaces) - set(there.namespaces)):
@@ -268,6 +291,7 @@ def _bridges(there: HostFacts, needs: Needs) -> Iterator[Finding]:
 
 CHECKS = (
     Check("cgroups", _control_groups, "{there} has every control group the container is in"),
+    Check("cgroups", _processors, "{there} has the processors the container is held to"),
     Check("namespaces", _namespaces, "{there} makes every kind of namespace the container has"),
     Check("mounts", _filesystems, "{there} has every file system the container has mounted"),
     Check("devices", _devices, "{there} has a driver for every device of the container"),

@@ -39,6 +39,8 @@ class HostFacts:
         cpu_vendor: such as GenuineIntel.
         cpu_name: as its maker calls it.
         cpu_flags: as /proc/cpuinfo has them.
+        cpus: numbers of the processors in use.
+        memory_nodes: numbers of the memory nodes in use.
         cgroups: keys of the mounted hierarchies.
         controllers: of control groups, that can set limits; version 1's names.
         namespaces: kinds that can be made, as /proc/PID/ns names them.
@@ -76,6 +78,8 @@ class HostFacts:
     cpu_vendor: str = ""
     cpu_name: str = ""
     cpu_flags: list[str] = field(default_factory=list)
+    cpus: list[int] = field(default_factory=list)
+    memory_nodes: list[int] = field(default_factory=list)
     cgroups: list[str] = field(default_factory=list)
     controllers: list[str] = field(default_factory=list)
     namespaces: list[str] = field(default_factory=list)
@@ -140,6 +144,8 @@ def gather(*, criu: str | None, bundle: str = "/", root: str = "/run") -> HostFa
         program=__version__,
         kernel=os.uname().release,
         machine=platform.machine(),
+        cpus=kernel_facts.online("cpu"),
+        memory_nodes=kernel_facts.online("node"),
         cgroups=sorted(hierarchies()),
         controllers=kernel_facts.controllers(),
         namespaces=kernel_facts.namespaces(),

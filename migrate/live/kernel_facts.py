@@ -70,6 +70,22 @@ def processor() -> tuple[str, str, list[str]]:
     return found["vendor_id"], found["model name"], found["flags"].split()
 
 
+def online(folder: str) -> list[int]:
+    """Return which of the processors, or memory nodes, of a folder of /sys are there."""
+    found = words(f"/sys/devices/system/{folder}/online")
+    return numbers_of(found[0]) if found else []
+
+
+def numbers_of(text: str) -> list[int]:
+    """Return the numbers of a list as the kernel writes it, such as `0-3,8`; see cpuset(7)."""
+    found: set[int] = set()
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        if first.isdigit() and (last.isdigit() or not last):
+            found.update(range(int(first), int(last or first) + 1))
+    return sorted(found)
+
+
 def controllers() -> list[str]:
     """Return the control groups' controllers that can set limits here, by v1's names."""
     trees = hierarchies()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 from migrate import syscalls
 from migrate.checkpoint.facts import Facts
 from migrate.errors import KernelError, ProtocolError
-from migrate.live.kernel_facts import hard_limits, lines
+from migrate.live.kernel_facts import hard_limits, lines, numbers_of
 from migrate.live.network.plan import Plan
 from migrate.live.network.ports import bound_by
 from migrate.live.wire import fill
@@ -55,6 +55,7 @@ class Needs:
         cgroup_mounts: keys of the hierarchies it sees.
         cgroups_path: $.linux.cgroupsPath, or "".
         controllers: of control groups, that hold its limits; version 1's names.
+        cpus, memory_nodes: numbers of those it is held to by $.linux.resources.cpu.
         bridges: that its links are ports of.
         addresses: its own, each with its hardware address and the bridge it is on.
         ports: that it has on the host's own network.
@@ -81,6 +82,8 @@ class Needs:
     cgroup_mounts: list[str] = field(default_factory=list)
     cgroups_path: str = ""
     controllers: list[str] = field(default_factory=list)
+    cpus: list[int] = field(default_factory=list)
+    memory_nodes: list[int] = field(default_factory=list)
     bridges: list[str] = field(default_factory=list)
     addresses: dict[str, dict[str, str]] = field(default_factory=dict)
     ports: list[str] = field(default_factory=list)
@@ -132,6 +135,7 @@ def needs_of(record: Record, spec: Mapping[str, Any], facts: Facts, plan: Plan) 
         plan: of `live.network.describe`, with the bridges of the host it goes to.
     """
     linux: Mapping[str, Any] = spec.get("linux") or {}
+    cpu: Mapping[str, Any] = (linux.get("resources") or {}).get("cpu") or {}
     process: Mapping[str, Any] = spec.get("process") or {}
     binds = {mount.destination for mount in facts.mounts if mount.kind == "bind"}
     needs = Needs(
@@ -141,6 +145,8 @@ def needs_of(record: Record, spec: Mapping[str, Any], facts: Facts, plan: Plan) 
         cgroup_mounts=sorted({each.controller for each in facts.mounts if each.kind == "cgroup"}),
         cgroups_path=linux.get("cgroupsPath") or "",
         controllers=_controllers(linux.get("resources") or {}),
+        cpus=numbers_of(cpu.get("cpus") or ""),
+        memory_nodes=numbers_of(cpu.get("mems") or ""),
         bridges=sorted({each.host.bridge for each in plan.interfaces if each.host.bridge}),
         addresses={
             address.address: {"mac": each.mac, "bridge": each.host.bridge}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from migrate.live import subject
+from migrate.live.kernel_facts import numbers_of
 from migrate.live.needs import Needs, _controllers, _huge_mappings, needs_of
 from tests.checkpoint import conftest as boxes
 from tests.checkpoint.conftest import Box, Maker, eventually
@@ -35,6 +36,7 @@ def test_what_it_has_open_and_how_it_is_limited_is_found(box: Maker, tmp_path: P
         ]
         config["process"]["rlimits"] = [{"type": "RLIMIT_NOFILE", "hard": 777, "soft": 777}]
         config["linux"]["resources"]["pids"] = {"limit": 77}
+        config["linux"]["resources"]["cpu"] = {"cpus": "0"}
         config["linux"]["devices"] = [
             {"path": "/dev/mine", "type": "c", "major": 1, "minor": 3, "fileMode": 438}
         ]
@@ -52,7 +54,8 @@ def test_what_it_has_open_and_how_it_is_limited_is_found(box: Maker, tmp_path: P
     assert found.open_files >= 3 * 3 + 1
     assert found.highest_pid >= 3
     assert found.pids == []
-    assert "pids" in found.controllers
+    assert {"pids", "cpuset"} <= set(found.controllers)
+    assert (found.cpus, found.memory_nodes) == ([0], [])
     assert found.devices == {"/dev/mine": "c 1"}
     assert found.seccomp == ["allow", "errno"]
     assert {"mnt", "net", "pid"} <= set(found.namespaces)
@@ -95,6 +98,14 @@ def test_limits_need_their_controllers(
     resources: dict[str, object], controllers: list[str]
 ) -> None:
     assert _controllers(resources) == controllers
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("", []), ("0", [0]), ("0-2,7\n", [0, 1, 2, 7]), ("3,1-1", [1, 3]), ("x,2-", [2])],
+)
+def test_a_list_of_processors_is_read(text: str, numbers: list[int]) -> None:
+    assert numbers_of(text) == numbers
 
 
 @pytest.fixture
