@@ -376,9 +376,21 @@ def test_closed_connections_are_restored_as_closed_where_that_is_asked(box: Make
     server.migrate("kill", server.id, "KILL")
 
 
-def test_what_exec_started_ends_and_the_container_goes_on(box: Maker) -> None:
+def test_what_a_detached_exec_started_goes_along(box: Maker) -> None:
     counter = started(box)
     counter.migrate("exec", "-d", counter.id, "sleep", "999")
+    assert counter.facts().obstacles == ()
+    counter.checkpoint()
+    counter.restore()
+    assert goes_on(counter)
+    counter.migrate("ps", counter.id)
+    assert "sleep 999" in counter.said
+
+
+def test_what_somebody_waits_for_ends_and_the_container_goes_on(box: Maker) -> None:
+    counter = started(box)
+    pid_file = ("--pid-file", str(counter.folder / "pid"))
+    counter.migrate("exec", "-d", *pid_file, counter.id, "sleep", "999")
     eventually(lambda: len(counter.facts().obstacles) == 1, "it is there")
     counter.checkpoint()
     assert "was started by `exec` and stays behind" in counter.said

@@ -192,7 +192,7 @@ def test_an_ipv4_address_on_an_ipv6_socket_is_still_the_loopback() -> None:
 def test_a_process_started_by_exec_is_a_warning_not_a_refusal(box: Maker) -> None:
     host = box("sleep", "1000")
     host.start()
-    host.migrate("exec", "-d", host.id, "sleep", "999")
+    host.migrate("exec", "-d", "--pid-file", str(host.folder / "pid"), host.id, "sleep", "999")
     eventually(lambda: len(host.facts().obstacles) == 1, "it is seen")
     obstacle = host.facts().obstacles[0]
     assert obstacle.verdict == "warn"
