@@ -230,24 +230,24 @@ class PagedMemory:
         """
         if self._collector is None or self._keeping is None:
             return
-        processes = {process for process, spans in self._spans if spans}
-        while not self._collector.wait(processes, _LOOK_SECONDS):
+        # Those that miss nothing, too: who touches a page that never was waits as well.
+        wanted = dict(self._spans)
+        while not self._collector.wait(set(wanted), _LOOK_SECONDS):
             if restorer.has_ended:
                 return  # who waits for it says why
-        found = self._collector.taken()
         self._keeping.start(
             (
                 Kept(
                     pid=process,
-                    userfaultfd=found[process],
+                    userfaultfd=userfaultfd,
                     store=self._store.file_of(process),
-                    spans=[(start, end - start) for start, end in spans],
+                    spans=[(start, end - start) for start, end in wanted.get(process, ())],
                 )
-                for process, spans in self._spans
-                if process in found
+                for process, userfaultfd in self._collector.taken().items()
             ),
             fill=False,
         )
+        self._collector.let_go()  # or untouched pages would wait for it, too
 
     def held(self, first_pid: int) -> None:
         """Write it into the processes, where nobody can do that later."""
