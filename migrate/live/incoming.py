@@ -318,8 +318,8 @@ class Incoming:
     def _run_hooks(self, pid: int) -> None:
         """Run the hooks that stand here for those the container was made with."""
         for kind in self.announced.hooks:
+            self._hooks_ran = True  # one that fails has had others before it
             hooks.run(kind, self._spec, self._as_record(), "creating", pid)
-            self._hooks_ran = True
 
     def _undo_hooks(self) -> None:
         """Let hooks take back what those before them did; nothing else can."""

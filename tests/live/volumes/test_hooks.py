@@ -86,11 +86,13 @@ def test_a_migration_that_fails_lets_the_hooks_take_back_what_they_did(unmade: M
 
 def test_a_hook_that_fails_stops_the_migration_and_not_the_container(unmade: Moved) -> None:
     create(unmade)
-    unmade.host2.folder(HOOK).write_text("#!/bin/sh\necho no such network >&2; exit 3\n")
-    unmade.host2.folder(HOOK).chmod(0o755)
+    put_hook(unmade.host2)
+    with open(unmade.host2.folder(HOOK), "a") as file:
+        file.write('[ "$1" = left ] || { echo no such network >&2; exit 3; }\n')
     failed = unmade.live(*mapped(unmade), check=False)
     assert failed.returncode == 1
     assert "no such network" in failed.stderr
+    assert [word for word, _, _ in noted(unmade.host2)] == ["arrived", "left"]
     unmade.must_run_on("host1")
     assert not unmade.host2.folder(BUNDLE).exists()
 
