@@ -64,6 +64,7 @@ def test_it_is_switched_from_one_host_to_the_other_and_back(net: Net, container:
     ):
         assert answers(net), "the one that waits took the address"
         here.down()
+        subprocess.run(["ip", "-n", "cl", "neighbour", "flush", "all"], check=True)
         assert not answers(net), "the one that waits answers"
         there.switches.up()
         assert answers(net)
