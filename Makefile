@@ -1,6 +1,6 @@
 # Every task of the project. Each does the set-up it needs by itself.
 
-.PHONY: setup demo test test-oracles lint bench fuzz proto clean
+.PHONY: setup demo test test-oracles test-vm test-vagrant vagrant-demo lint bench fuzz proto clean
 .NOTPARALLEL:
 
 setup:          ## Debian packages, CRIU, .venv: idempotent
@@ -16,6 +16,18 @@ test-oracles: setup ## the runtime's conformance tests, asked of runc and of cru
 	@RUNTIME=runc .venv/bin/python -m pytest tests/oci
 	@RUNTIME=crun .venv/bin/python -m pytest tests/oci
 
+test-vm:        ## two real machines under QEMU: VM=all for the long ones too
+	@scripts/setup --machines
+	@scripts/build-box >/dev/null
+	@VM=$(or $(VM),short) .venv/bin/python -m pytest tests/vm
+
+vagrant-demo:   ## two machines by Vagrant, and the demo between them
+	@cd vagrant && vagrant up
+	@vagrant/demo
+
+test-vagrant:   ## the same by libvirt without KVM, with a box built here
+	@scripts/test-vagrant
+
 lint: setup     ## ruff, mypy --strict, import-linter
 	@scripts/lint
 
@@ -29,5 +41,5 @@ proto:          ## the link's messages, after a change of control.proto
 	@scripts/generate-proto
 
 clean:          ## what setup made; the Debian packages stay
-	rm -rf .venv .prefix .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv .prefix .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
