@@ -22,6 +22,7 @@ from migrate.live.journal import Journal
 from migrate.live.network.build import remove_links
 from migrate.live.network.leftover import remove_locks
 from migrate.live.network.plan import Plan
+from migrate.live.network.silence import silenced
 from migrate.live.network.switch import Switches, switches_of
 from migrate.live.phases import Phase
 from migrate.live.reality import is_alive, look_at_tasks
@@ -147,7 +148,9 @@ class Departure:
         """
         if self.is_here:
             if cgroup.exists(self._paths):
-                self.fence.condemn()
+                pids = [] if self._plan.kind == "host" else cgroup.procs(self._paths)
+                with silenced(pids):
+                    self.fence.condemn()
             with contextlib.suppress(MigrateError):  # gone with its namespace
                 self.fence.cut()
             remove_links(self._plan)

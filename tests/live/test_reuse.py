@@ -31,6 +31,16 @@ def test_a_container_that_came_back_is_not_taken_for_the_one_that_left(container
     container.must_run_on("host1")
 
 
+def test_one_whose_mover_was_killed_comes_back_with_its_connection(container: Moved) -> None:
+    killed = container.live(fault="source:after:COMMITTED:kill", check=False)
+    assert killed.returncode == -signal.SIGKILL
+    container.recover()
+    container.must_run_on("host2")
+    # Its first connection here was ended by hand: nothing of that is left in its namespace.
+    container.host2.run(["migrate", "live", ID, "--to", "host1"])
+    container.must_run_on("host1")
+
+
 def test_an_id_taken_before_the_agent_had_it_is_somebody_else_s(container: Moved) -> None:
     with container.stopped_at("destination:after:intent.RESERVED:stop"):
         busybox(container, ID, "/srv/other")
