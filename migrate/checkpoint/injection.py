@@ -59,7 +59,10 @@ _NR_USERFAULTFD = 323
 _SYSCALL_INSTRUCTION = b"\x0f\x05"
 
 _PATIENCE_SECONDS = 0.5
-_PAUSE_SECONDS = 0.0002
+# Sent through a call it has wrong registers: it must not be let go before it is back,
+# however long it waits for a processor, or for its control group to be thawed.
+_FOR_EVER = float("inf")
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.0002, 0.005
 _ROUNDS = 10
 
 
@@ -174,9 +177,10 @@ def _has_ended(pid: int, thread: int) -> bool:
         return True
 
 
-def _wait(thread: int) -> int | None:
+def _wait(thread: int, patience_seconds: float = _PATIENCE_SECONDS) -> int | None:
     """Return a thread's wait status once it has stopped, None where it has ended."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    deadline = time.monotonic() + patience_seconds
+    pause = _PAUSE_SECONDS
     while True:
         try:
             found, status = os.waitpid(thread, _WALL | os.WNOHANG)
@@ -184,9 +188,12 @@ def _wait(thread: int) -> int | None:
             return None
         if found:
             return status if os.WIFSTOPPED(status) else None
+        if patience_seconds == _FOR_EVER and _has_ended(thread, thread):
+            return None  # a first thread is not reported as long as there are others
         if time.monotonic() >= deadline:
             raise CannotInject(f"thread {thread} does not stop")
-        time.sleep(_PAUSE_SECONDS)
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
 def _is_at_rest(status: int) -> bool:
@@ -290,13 +297,13 @@ def _call(thread: int, saved: bytearray, instruction: int, number: int, argument
     syscalls.ptrace(_PTRACE_SETREGS, thread, bytearray(_REGISTERS.pack(*registers)))
     for _ in ("entry", "exit"):
         syscalls.ptrace(_PTRACE_SYSCALL, thread)
-        status = _wait(thread)
+        status = _wait(thread, _FOR_EVER)
         while status is not None and os.WSTOPSIG(status) != _SYSCALL_STOP:
             # SIGSTOP, which cannot be blocked, came in between: it counts once we let go.
             syscalls.ptrace(
                 _PTRACE_SYSCALL, thread, 0 if _is_at_rest(status) else os.WSTOPSIG(status)
             )
-            status = _wait(thread)
+            status = _wait(thread, _FOR_EVER)
         if status is None:
             raise CannotInject(f"thread {thread} was ended")
     answer = bytearray(_REGISTERS.size)
@@ -313,7 +320,7 @@ def _return_to(thread: int, saved: bytearray, stopped: dict[int, int]) -> None:
     """
     syscalls.ptrace(_PTRACE_INTERRUPT, thread)
     syscalls.ptrace(_PTRACE_CONT, thread)
-    status = _wait(thread)
+    status = _wait(thread, _FOR_EVER)
     if status is None:
         del stopped[thread]
         raise CannotInject(f"thread {thread} was ended")

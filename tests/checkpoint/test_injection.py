@@ -274,3 +274,34 @@ def test_a_process_that_ends_meanwhile_is_an_ordinary_error(program: Path) -> No
     with pytest.raises(CannotInject, match=f"process {process.pid}"):
         open_userfaultfd(process.pid)
     assert ends
+
+
+def test_one_that_loses_the_processor_meanwhile_is_waited_for() -> None:
+    """Let go on its way through the call, it would run on with registers not its own."""
+    compute = ["sh", "-c", "while :; do :; done"]
+    processor = {min(os.sched_getaffinity(0))}
+    with contextlib.ExitStack() as stack:
+        seldom, *often = (stack.enter_context(_ended(subprocess.Popen(compute))) for _ in range(3))
+        for each in (seldom, *often):
+            os.sched_setaffinity(each.pid, processor)
+        os.sched_setscheduler(seldom.pid, os.SCHED_IDLE, os.sched_param(0))
+        for step in range(12):
+            for each in often:
+                each.send_signal(signal.SIGSTOP)
+            eventually(lambda: {state(each.pid) for each in often} == {"T"}, "it is alone")
+            for each in often:
+                timer = threading.Timer(step * 0.0001, each.send_signal, (signal.SIGCONT,))
+                timer.start()
+            with contextlib.suppress(CannotInject):  # it does not even stop
+                take(seldom.pid)
+        assert seldom.poll() is None
+        assert USERFAULTFD not in links(seldom.pid)
+
+
+@contextmanager
+def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
