@@ -87,6 +87,10 @@ def pages_there(pid: int, mappings: list[Span]) -> Iterator[Span]:
                 count = min(_READ_PAGES, (end >> PAGE_SHIFT) - first)
                 content = os.pread(descriptor, count * _ENTRY_BYTES, first * _ENTRY_BYTES)
                 entries = array("Q", content)
+                # Programs reserve hundreds of gigabytes in which there is nothing.
+                is_alike = content[_ENTRY_BYTES:] == content[:-_ENTRY_BYTES]
+                if is_alike and not any(map(_is_there, entries[:1])):
+                    continue
                 page = first
                 for is_there, group in groupby(entries, _is_there):
                     pages = sum(1 for _ in group)

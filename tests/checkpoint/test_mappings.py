@@ -62,6 +62,19 @@ def test_the_pages_that_are_there_are_those(scribbler: Scribbler) -> None:
     ]
 
 
+def test_pages_are_found_behind_a_lot_of_nothing(scribbler: Scribbler) -> None:
+    pages = 3 << 16
+    area = scribbler.map(pages)
+    last = area + (pages - 1) * PAGE
+    scribbler.do("store", area + (1 << 16) * PAGE, 1, 1)
+    scribbler.do("store", last, 1, 1)
+    found = list(pages_there(scribbler.pid, [(area, last + PAGE)]))
+    assert found == [
+        (area + (1 << 16) * PAGE, area + ((1 << 16) + 1) * PAGE),
+        (last, last + PAGE),
+    ]
+
+
 def test_they_are_all_that_a_process_has_for_itself(scribbler: Scribbler) -> None:
     scribbler.do("store", scribbler.map(PAGES), PAGES, 1)
     scribbler.do("stack", 50, 1)
