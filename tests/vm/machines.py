@@ -230,9 +230,9 @@ class Machine:
         """Run a command that leaves a container behind, which keeps none of our pipes."""
         self.run(f"{shlex.join(argv)} </dev/null >/dev/null 2>&1")
 
-    def provision(self, secrets: Path) -> None:
+    def provision(self, secrets: Path, checkout: bytes) -> None:
         """Bring the checkout and make it a host, as Vagrant does."""
-        self.run(f"tar -C {SOURCES} -xz --no-same-owner", text_in=_checkout())
+        self.run(f"tar -C {SOURCES} -xz --no-same-owner", text_in=checkout)
         keys = subprocess.run(
             ["tar", "-C", secrets / self.name, "-c", "."], check=True, capture_output=True
         ).stdout
@@ -269,7 +269,8 @@ class Pair:
             for machine in self.machines.values():
                 stack.callback(machine.stop)
             together(each.start for each in self.machines.values())
-            together(partial(each.provision, secrets) for each in self.machines.values())
+            checkout = _checkout()
+            together(partial(each.provision, secrets, checkout) for each in self.machines.values())
             self._stack = stack.pop_all()
         return self
 
