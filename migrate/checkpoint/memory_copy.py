@@ -163,28 +163,26 @@ class MemoryCopy:
     def _pass_over_one(self, pid: int, number: int, *, frozen: bool) -> int:
         """Send what one process has written; return how many pages that were."""
         try:
-            each = self._watched.get(pid)
+            each, by_kernel = self._watched.get(pid), self._by_kernel
             if each is not None:
                 try:
-                    pages = self._send_written(each)
-                    if frozen or not isinstance(each.watch, Protection):
-                        return pages
-                    if not reads_directly(pid):
-                        return pages
-                    self._forget(pid)  # what it read meanwhile was perhaps not noted
+                    return self._send_written(each, frozen=frozen)
                 except KernelError:
                     self._forget(pid)  # it has called execve(2)
+                except CannotInject:
+                    self._forget(pid)
+                    by_kernel = False
             if frozen:
                 return 0  # `complete` sends all of it
-            return self._begin(pid, number)
+            return self._begin(pid, number, by_kernel=by_kernel)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ESRCH):
                 raise
             return 0  # it has ended, and will not be in the next list
 
-    def _begin(self, pid: int, number: int) -> int:
+    def _begin(self, pid: int, number: int, *, by_kernel: bool) -> int:
         """Watch a process that runs, and send all that it has; return how many pages."""
-        if self._by_kernel and not reads_directly(pid):
+        if by_kernel and not reads_directly(pid):
             try:
                 watch = Protection(pid, self._injector.open_userfaultfd)
                 self._watched[pid] = _Watched(pid, number, watch)
@@ -196,10 +194,14 @@ class MemoryCopy:
         self._watched[pid] = _Watched(pid, number, Hashes(pid))
         return self._send_written(self._watched[pid])
 
-    def _send_written(self, each: _Watched) -> int:
+    def _send_written(self, each: _Watched, *, frozen: bool = False) -> int:
         if each.watch is None:
             raise AssertionError("not watched")
         spans = each.watch.written()
+        # At once: what a device was writing while pages were protected is perhaps not
+        # noted, and the file may be closed before they are sent. Who is frozen waits for none.
+        if not frozen and isinstance(each.watch, Protection) and reads_directly(each.pid):
+            raise CannotInject(f"process {each.pid}: devices write into its memory")
         for runs, contents in read_pages(each.pid, spans, partial(self._lose, each)):
             if isinstance(each.watch, Hashes):
                 changed, kept = each.watch.changed(runs, contents)

@@ -89,6 +89,27 @@ def test_one_that_reads_directly_is_compared_by_digests_from_then_on(reader: Rea
         copy.close()
 
 
+def test_one_that_closes_the_file_while_its_pages_are_sent_is_seen_too(reader: Reader) -> None:
+    sent: list[memoryview] = []
+
+    def sink(batch: memoryview) -> None:
+        if not sent:
+            reader.do("close")
+        sent.append(batch)
+
+    copy = MemoryCopy(sink)
+    try:
+        sent.append(memoryview(b""))
+        copy.pass_over([(reader.pid, 1)])
+        reader.do("direct")
+        sent.clear()
+        copy.pass_over([(reader.pid, 1)])
+        assert sent
+        assert copy.by_digests == 1
+    finally:
+        copy.close()
+
+
 def test_a_ring_for_asynchronous_reads_is_seen() -> None:
 
     libc = ctypes.CDLL(None, use_errno=True)
