@@ -1,6 +1,7 @@
 """The journal: what one side of one migration has decided, able to survive it.
 
-XX
+Lives here: the file, its folder, and the lock on it. Must not live here: what a record
+looks like (`live.records`), what follows from it (`live.decision`). `live` only.
 
     FOLDER/source/ID-HASH/       0700, flock(2) on the folder itself: whoever
         journal                  drives or recovers the migration holds it
