@@ -28,11 +28,12 @@ from migrate.checkpoint.direct_io import reads_directly
 from migrate.checkpoint.hashed import Hashes
 from migrate.checkpoint.injection import CannotInject
 from migrate.checkpoint.injector import Injector
-from migrate.checkpoint.mappings import Span
+from migrate.checkpoint.mappings import Span, lazy_mappings
 from migrate.checkpoint.page_batches import (
     END,
     FORGET,
     IS_ZERO,
+    MOST_BYTES,
     MOST_RUNS,
     PAGES,
     Run,
@@ -202,6 +203,8 @@ class MemoryCopy:
         # noted, and the file may be closed before they are sent. Who is frozen waits for none.
         if not frozen and isinstance(each.watch, Protection) and reads_directly(each.pid):
             raise CannotInject(f"process {each.pid}: devices write into its memory")
+        if not frozen:
+            self._take_back(each)
         for runs, contents in read_pages(each.pid, spans, partial(self._lose, each)):
             if isinstance(each.watch, Hashes):
                 changed, kept = each.watch.changed(runs, contents)
@@ -211,6 +214,12 @@ class MemoryCopy:
             else:
                 self._send(each, runs, contents)
         return sum(end - start for start, end in spans) >> PAGE_SHIFT
+
+    def _take_back(self, each: _Watched) -> None:
+        """Take back what is not mapped any more: it would pile up in memory over there."""
+        for start, end in list(each.covered.outside(lazy_mappings(each.pid))):
+            for at in range(start, end, MOST_BYTES):
+                self._lose(each, at, min(at + MOST_BYTES, end))
 
     def _lose(self, each: _Watched, start: int, end: int) -> None:
         """Take back what is not there any more: what is not covered is zeros over there."""

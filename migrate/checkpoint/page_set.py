@@ -8,7 +8,8 @@ takes some ten kilobytes, and whole runs are added and looked up at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 
 from migrate.checkpoint.mappings import Span
 from migrate.checkpoint.pages import PAGE_SHIFT
@@ -44,6 +45,24 @@ class PageSet:
         """Yield what of a span is not in the set."""
         chunks = self._chunks
         return _joined((each, mask & ~chunks.get(each, 0)) for each, mask in _masks(start, end))
+
+    def outside(self, spans: Sequence[Span]) -> Iterator[Span]:
+        """Yield what of the set is in none of these spans, which are in rising order."""
+        ends = [end for _, end in spans]
+
+        def left() -> Iterator[tuple[int, int]]:
+            for chunk in sorted(self._chunks):
+                bits = self._chunks[chunk]
+                begin = chunk << _CHUNK_SHIFT << PAGE_SHIFT
+                stop = (chunk + 1) << _CHUNK_SHIFT << PAGE_SHIFT
+                at = bisect_right(ends, begin)
+                while at < len(spans) and spans[at][0] < stop:
+                    for _, mask in _masks(max(spans[at][0], begin), min(spans[at][1], stop)):
+                        bits &= ~mask
+                    at += 1
+                yield chunk, bits
+
+        return _joined(left())
 
 
 def _masks(start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -141,6 +141,22 @@ def test_what_rests_is_sent_once(journey: Journey, make: Make) -> None:
     journey.arrive()
 
 
+def test_what_is_unmapped_does_not_pile_up_there(journey: Journey, make: Make) -> None:
+    scribbler = make()
+    journey.processes[scribbler.pid] = 1
+    area = scribbler.map(5 * PAGES)
+    scribbler.do("store", area, 5 * PAGES, 1)
+    journey.pass_over()
+    scribbler.do("unmap", area, 4 * PAGES)
+    before = os.fstat(journey.store.file_of(1)).st_blocks * 512
+    journey.pass_over()
+    assert before - os.fstat(journey.store.file_of(1)).st_blocks * 512 >= 3 * PAGES * PAGE
+    # The same again where it was: nothing of it is there any more.
+    assert scribbler.map(4 * PAGES, at=area) == area
+    scribbler.do("store", area, 4 * PAGES, 1)
+    journey.arrive()
+
+
 def test_pages_that_become_zeros_are_zeros(journey: Journey, make: Make) -> None:
     scribbler = make()
     journey.processes[scribbler.pid] = 1

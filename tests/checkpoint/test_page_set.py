@@ -44,6 +44,24 @@ def test_it_has_what_was_put_in_and_not_taken_out(
         assert all(first[1] < second[0] for first, second in pairwise(found))
 
 
+@given(st.lists(spans, max_size=6), st.lists(spans, max_size=6))
+def test_what_is_outside_of_spans(
+    added: list[tuple[int, int]], asked: list[tuple[int, int]]
+) -> None:
+    made, model = PageSet(), set[int]()
+    for span in added:
+        made.add(*span)
+        model |= numbers(span)
+    rising: list[tuple[int, int]] = []
+    for start, end in sorted(asked):
+        first = max(start, rising[-1][1]) if rising else start
+        if first < end:
+            rising.append((first, end))
+    found = list(made.outside(rising))
+    assert set[int]().union(*map(numbers, found)) == model.difference(*map(numbers, rising))
+    assert all(first[1] < second[0] for first, second in pairwise(found))
+
+
 def test_an_empty_set_has_nothing_and_everything_is_missing() -> None:
     made = PageSet()
     made.discard(0, 1 << 30)
