@@ -18,8 +18,8 @@ from collections.abc import Iterable
 
 from migrate.errors import CriuError
 from migrate.runtime.state import process_start_ticks
+from migrate.runtime.statedir import MEMORY_ARRIVING
 
-NOTE = "memory-arriving"
 PATIENCE_SECONDS = 300.0
 _PAUSE_SECONDS = 0.05
 
@@ -28,7 +28,7 @@ def note(folder: str, pids: Iterable[int]) -> None:
     """Note that these processes are filling memory in, as long as one of them lives."""
     content = json.dumps([[pid, process_start_ticks(pid)] for pid in pids])
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(f"{folder}/{NOTE}", flags, 0o600)
+    descriptor = os.open(f"{folder}/{MEMORY_ARRIVING}", flags, 0o600)
     with open(descriptor, "w", encoding="ascii") as file:
         file.write(content)
 
@@ -36,7 +36,7 @@ def note(folder: str, pids: Iterable[int]) -> None:
 def forget(folder: str) -> None:
     """Take the note away: all of it is there."""
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(f"{folder}/{NOTE}")
+        os.unlink(f"{folder}/{MEMORY_ARRIVING}")
 
 
 def wait_until_whole(folder: str, container_id: str) -> None:
@@ -57,7 +57,7 @@ def wait_until_whole(folder: str, container_id: str) -> None:
 
 def _is_arriving(folder: str) -> bool:
     try:
-        with open(f"{folder}/{NOTE}", encoding="ascii") as file:
+        with open(f"{folder}/{MEMORY_ARRIVING}", encoding="ascii") as file:
             fillers = json.loads(file.read() or "[]")
     except (FileNotFoundError, NotADirectoryError):
         return False

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from migrate.checkpoint import wholeness
 from migrate.checkpoint.failure import was_refused
 from migrate.checkpoint.restore import LOG_NAME
 from migrate.errors import (
@@ -292,10 +293,11 @@ class Destination:
     def _complete(self, incoming: Incoming, place: Place) -> None:
         """Let go of what made it, at once or when all of its memory is in its place."""
         incoming.settle()
+        folder = self._settings.store.path(place.container_id)
         if incoming.is_whole(0.0):
+            wholeness.forget(folder)
             incoming.close()
         else:
-            folder = self._settings.store.path(place.container_id)
             self._completing = Completing(incoming, folder, self._wake)
 
     def _await_whole(self, fields: Fields) -> object:

@@ -22,7 +22,9 @@ LOCK = "lock"
 MIGRATION = "migration"
 # Where the terminal of a container that came by `live` is to be had.
 TERMINAL = "terminal.sock"
-OWN = frozenset({RECORD, CONFIG, LOCK, MIGRATION, TERMINAL, "start.sock"})
+# Made by `live` while a container that has come runs before its memory is in its place.
+MEMORY_ARRIVING = "memory-arriving"
+OWN = frozenset({RECORD, CONFIG, LOCK, MIGRATION, TERMINAL, MEMORY_ARRIVING, "start.sock"})
 TEMPORARIES = (f".{RECORD}.", f".{CONFIG}.")
 # The configuration of a container that has no control group of its own yet.
 NEW_CONFIG = f".{CONFIG}.new"
