@@ -83,6 +83,7 @@ class Dump:
         self.freeze_began = 0.0
         self._cgroup = cgroup
         self._has_stopped = False
+        self._may_end = False
         self._facts = facts
         self._request = request
         self._images = images
@@ -137,12 +138,14 @@ class Dump:
             reopening.let_reopen(self._images, self._file_message)
             scheduling.write_down(self._images, self._cgroup)
             self.manifest = self._sign_off(memory)
-            return theirs.get("post-dump", _agree)(notification)
+            self._may_end = theirs.get("post-dump", _agree)(notification)
+            return self._may_end
 
         def serve(_: Notification) -> bool:
-            if self._lazy:
+            # CRIU comes here also where `post-dump` was answered no: then they must not end.
+            if self._lazy and self._may_end:
                 self._lazy.serve(self.fence.end)
-            return True
+            return self._may_end
 
         # With lazy pages they are ended once their memory was fetched; CRIU waits for that.
         ends_now = not self._request.leave_running and self._lazy is None
