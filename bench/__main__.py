@@ -2,10 +2,11 @@
 
     python -m bench [--memory 0,256,1024] [--runs 3] [--mix mixed|random]
                     [--only moves|lifecycle] [--results bench/results]
+    python -m bench --matrix [full|small] [--memory 0,256] [--runs 1] [--results …]
 
 Writes TIME.json with every single run, and the table beside it, into the results
-folder. A missed target is said, not an error: numbers depend on the weather.
-Methods take turns, so that both meet the same weather.
+folder; of the matrix a chart, too, TIME.svg. A missed target is said,
+not an error: numbers depend on the weather. Methods take turns, so that both meet the same weather.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import engine, lifecycle_table, table
+from bench import cells, chart, engine, lifecycle_table, matrix, matrix_table, table
 from bench.migration import Method, Mix, move_once
 from tests.support.bundle import make_bundle
 from tests.support.folders import CHECKOUT
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from bench.lifecycle import Measured
 
 RESULTS = "bench/results"
+MEMORIES_MIB = [0, 256, 1024]
 METHODS: tuple[Method, ...] = ("script", "migrate")
 MIXES = {
     "mixed": "of 4 pages one is zeros, two compress about 4:1, one is random",
@@ -90,17 +92,46 @@ def progress(text: str) -> None:
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--memory", default="0,256,1024", help="sizes in MiB, 0 for busybox alone")
-    parser.add_argument("--runs", type=int, default=3, help="moves of each size by each method")
+    parser.add_argument("--memory", type=sizes, help="sizes in MiB, 0 for busybox: 0,256,1024")
+    parser.add_argument("--runs", type=int, help="moves of each kind: 3, of the matrix 1")
     parser.add_argument("--mix", choices=list(MIXES), default="mixed", help="contents of memory")
-    parser.add_argument("--only", choices=["moves", "lifecycle"])
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--only", choices=["moves", "lifecycle"])
+    what.add_argument(
+        "--matrix",
+        nargs="?",
+        choices=["full", "small"],
+        const="full",
+        help="memory, writes, link and method; small: what the goals are judged by",
+    )
     parser.add_argument("--results", type=Path, default=Path(RESULTS), help="folder to write to")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.runs is None:
+        options.runs = 1 if options.matrix else 3
+    if options.runs < 1:
+        parser.error(f"--runs {options.runs}: at least 1 is measured")
+    if options.matrix == "small" and options.memory:
+        parser.error("--memory: the small matrix has sizes of its own; leave it out")
+    return options
+
+
+def sizes(text: str) -> list[int]:
+    """Return the sizes of a list as `0,256`.
+
+    Raises:
+        ValueError: it is not written so; argparse says it.
+    """
+    found = [int(one) for one in text.split(",")]
+    if min(found) < 0:
+        raise ValueError
+    return found
 
 
 def main() -> int:
     """Measure, write the results, print the table; 0 when everything could be measured."""
     options = arguments()
+    if options.matrix:
+        return measure_matrix(options)
     result: dict[str, Any] = {"machine": machine(), "mix": options.mix}
     try:
         if options.only != "moves":
@@ -111,28 +142,79 @@ def main() -> int:
                 progress("the commands of a container's life")
                 result["lifecycle"] = measure_lifecycle(site, 10 * options.runs)
             if options.only != "lifecycle":
-                memories = [int(one) for one in options.memory.split(",")]
+                memories = options.memory or MEMORIES_MIB
                 result["moves"] = measure_moves(site, memories, options.runs, options.mix)
     except (CommandError, TimeoutError) as problem:
         progress(str(problem))
         return 1
     except KeyboardInterrupt:
         return 130
-    text = render(result)
-    options.results.mkdir(parents=True, exist_ok=True)
-    name = result["machine"]["at"].replace(":", "")
-    (options.results / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    (options.results / f"{name}.txt").write_text(text)
-    sys.stdout.write(text)
-    sys.stdout.write(f"\nevery run: {options.results}/{name}.json\n")
+    write(options.results, result, render(result))
     return 0
+
+
+def measure_matrix(options: argparse.Namespace) -> int:
+    """Do the same for the matrix; what was measured before an interruption is written, too."""
+    plan = (
+        cells.small()
+        if options.matrix == "small"
+        else cells.full(options.memory or cells.MEMORIES_MIB)
+    )
+    measured = matrix.planned(plan)
+    result = {"machine": machine(), "mix": options.mix, "matrix": measured}
+    status = 0
+    try:
+        with Site() as site:
+            matrix.measure(site, measured, options.runs, options.mix, progress)
+    except KeyboardInterrupt:
+        status = 130
+    write(options.results, result, render_matrix(result), chart.draw(plan, where(result)))
+    if any(cell["left_out"] for cell in plan) or measured["failed"]:
+        status = status or 1
+    return status
+
+
+def write(folder: Path, result: dict[str, Any], text: str, picture: str = "") -> None:
+    """Write the results, and print the text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = result["machine"]["at"].replace(":", "")
+    (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (folder / f"{name}.txt").write_text(text)
+    sys.stdout.write(text)
+    sys.stdout.write(f"\nevery run: {folder}/{name}.json\n")
+    if picture:
+        (folder / f"{name}.svg").write_text(picture)
+        sys.stdout.write(f"chart: {folder}/{name}.svg\n")
+
+
+def where(result: dict[str, Any]) -> str:
+    """Return in one line when and on what it was measured."""
+    on = result["machine"]
+    place = f"kernel {on['kernel']}, {on['processors']} processors, load {on['load']:.1f}"
+    return f"{on['at']}, {place}, {on['runc']}"
+
+
+def render_matrix(result: dict[str, Any]) -> str:
+    """Return the report of the matrix as text."""
+    lines = [
+        f"{where(result)}; medians",
+        "",
+        "Moved from host1 to host2 on one machine by `migrate live`, each strategy, and by a",
+        "script of `runc checkpoint`, `tar | zstd -1 | ssh`, `runc restore` with images in memory.",
+        f"Memory: {MIXES[result['mix']]}. Busy: {cells.BUSY_PAGES} pages",
+        "written at each tick of about a millisecond. Downtime: largest gap between two ticks.",
+        "Processor and peak memory: both hosts. Rates of links: by tbf, each direction.",
+        "",
+        *matrix_table.rows(result["matrix"]["cells"]),
+        "",
+        *matrix_table.verdicts(result["matrix"]),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def render(result: dict[str, Any]) -> str:
     """Return the whole report as text."""
-    on = result["machine"]
-    where = f"kernel {on['kernel']}, {on['processors']} processors, load {on['load']:.1f}"
-    lines = [f"{on['at']}, {where}, {on['runc']}; medians", ""]
+    lines = [f"{where(result)}; medians", ""]
     if "moves" in result:
         lines += [
             "Moved from host1 to host2 on one machine by `migrate live`, and by a script of",

@@ -58,6 +58,7 @@ class Used:
         seconds: how long it took.
         wire_bytes: over the source's link, both ways, headers included.
         cpu_seconds: of all hosts together.
+        source_cpu_seconds: of the source alone.
         peak_bytes: the most that all hosts together held beyond what they held at
             its beginning: programs, and images in memory.
     """
@@ -65,6 +66,7 @@ class Used:
     seconds: float
     wire_bytes: int
     cpu_seconds: float
+    source_cpu_seconds: float
     peak_bytes: int
 
 
@@ -74,7 +76,7 @@ class Meter:
     def __init__(self, hosts: Sequence[Host]) -> None:
         self._hosts = hosts
         self._wire = wire_bytes(hosts[0])
-        self._cpu = sum(map(cpu_seconds, hosts))
+        self._cpu = [cpu_seconds(host) for host in hosts]
         self._memory = sum(map(memory_bytes, hosts))
         self._peak = self._memory
         self._started = time.monotonic()
@@ -86,9 +88,13 @@ class Meter:
     def stop(self) -> Used:
         """Return what was used since the creation."""
         seconds = time.monotonic() - self._started
+        cpu = [
+            cpu_seconds(host) - before for host, before in zip(self._hosts, self._cpu, strict=True)
+        ]
         return Used(
             seconds=seconds,
             wire_bytes=wire_bytes(self._hosts[0]) - self._wire,
-            cpu_seconds=sum(map(cpu_seconds, self._hosts)) - self._cpu,
+            cpu_seconds=sum(cpu),
+            source_cpu_seconds=cpu[0],
             peak_bytes=self._peak - self._memory,
         )

@@ -6,6 +6,7 @@ downtime, checking its memory, and cleaning up. Must not live here: printing.
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,15 +20,17 @@ from tests.support.processes import CommandError, Process
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Method = Literal["migrate", "script"]
+Method = Literal["migrate", "script", "stop-copy", "pre-copy"]
 Mix = Literal["mixed", "random"]
 
 SCRIPT = Path(__file__).with_name("script.sh")
 ID = "bench"
 BUNDLE = f"/srv/{ID}"
 IMAGES = f"/run/{ID}-images"
-RUNTIMES: dict[Method, str] = {"migrate": "migrate", "script": "runc"}
+LOG = f"/run/{ID}.log"
 LOOK_SECONDS = 0.01
+# A move that takes longer is given up.
+MOST_SECONDS = 1200
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,8 @@ class Outcome:
     """What one move cost.
 
     Attributes:
-        method: how it was moved.
+        method: how it was moved: by the script, by `migrate live` as it chooses, or by a
+            strategy of its that is named.
         memory_mib: memory the payload filled, beside its own megabyte.
         downtime_seconds: largest gap in its own heartbeat.
         used: everything else.
@@ -53,9 +57,14 @@ class Outcome:
 
 
 def _command(method: Method) -> Sequence[str]:
-    if method == "migrate":
-        return ["migrate", "live", ID, "--to", "host2"]
-    return ["sh", str(SCRIPT), ID, "host2", BUNDLE, IMAGES]
+    if method == "script":
+        return ["sh", str(SCRIPT), ID, "host2", BUNDLE, IMAGES]
+    strategy = [] if method == "migrate" else ["--strategy", method]
+    return ["migrate", "live", ID, "--to", "host2", *strategy]
+
+
+def _runtime(method: Method) -> str:
+    return "runc" if method == "script" else "migrate"
 
 
 def _status(host: Host) -> Status:
@@ -64,11 +73,11 @@ def _status(host: Host) -> Status:
     return status
 
 
-def _start(host: Host, runtime: str, memory_mib: int, mix: Mix) -> None:
+def start(host: Host, runtime: str, memory_mib: int, mix: Mix, dirty_pages: int = 0) -> None:
     """Start the payload and wait until its memory is filled and its heartbeat steady."""
     args = ["payload", "--status", "/status"]
     if memory_mib:
-        args += ["--memory", str(memory_mib), "--mix", mix]
+        args += ["--memory", str(memory_mib), "--mix", mix, "--dirty", str(dirty_pages)]
     make_bundle(host.folder(BUNDLE), args, runtime="runc")
     host.run_detached([runtime, "run", "--detach", "--bundle", BUNDLE, ID])
     wait_until(lambda: _status(host).ticks > 300, "a steady heartbeat", 60)
@@ -79,12 +88,15 @@ def _start(host: Host, runtime: str, memory_mib: int, mix: Mix) -> None:
 
 def _wait(process: Process, meter: Meter) -> int:
     """Wait for the end, watching the memory."""
-    while True:
+    give_up = time.monotonic() + MOST_SECONDS
+    while time.monotonic() < give_up:
         meter.look()
         try:
             return process.wait(LOOK_SECONDS)
         except TimeoutError:
             continue
+    message = f"the move was not over after {MOST_SECONDS} s"
+    raise TimeoutError(message)
 
 
 def _finish(host: Host, runtime: str, *, has_memory: bool) -> Status:
@@ -101,22 +113,33 @@ def _finish(host: Host, runtime: str, *, has_memory: bool) -> Status:
     return account
 
 
-def _clean_up(site: Site, runtime: str) -> None:
+def clean_up(site: Site, runtime: str) -> None:
+    """Leave nothing of the container on either host."""
     for host in (site.host1, site.host2):
         host.run([runtime, "delete", "--force", ID], check=False)
-        host.run(["rm", "-rf", BUNDLE, IMAGES])
+        host.run(["rm", "-rf", BUNDLE, IMAGES, LOG])
 
 
-def move_once(site: Site, method: Method, memory_mib: int, mix: Mix) -> Outcome:
+def move_once(
+    site: Site, method: Method, memory_mib: int, mix: Mix, dirty_pages: int = 0
+) -> Outcome:
     """Move a fresh container from host1 to host2 and return what it cost.
+
+    Args:
+        site: with both hosts.
+        method: how it goes.
+        memory_mib: memory it fills.
+        mix: contents of that memory.
+        dirty_pages: pages of it that the container writes at each of its ticks.
 
     Raises:
         CommandError: it did not arrive, or not whole.
+        TimeoutError: it, or a step of it, took too long.
     """
-    runtime = RUNTIMES[method]
+    runtime = _runtime(method)
     try:
-        _start(site.host1, runtime, memory_mib, mix)
-        log = site.host1.folder("/run/bench.log")
+        start(site.host1, runtime, memory_mib, mix, dirty_pages)
+        log = site.host1.folder(LOG)
         with log.open("wb") as output:
             meter = Meter([site.host1, site.host2])
             with site.host1.popen(_command(method), stdout=output, stderr=output) as process:
@@ -127,5 +150,5 @@ def move_once(site: Site, method: Method, memory_mib: int, mix: Mix) -> Outcome:
             raise CommandError(message)
         account = _finish(site.host2, runtime, has_memory=memory_mib > 0)
     finally:
-        _clean_up(site, runtime)
+        clean_up(site, runtime)
     return Outcome(method, memory_mib, account.largest_gap_us / 1e6, used)
