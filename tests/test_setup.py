@@ -27,7 +27,7 @@ def test_a_second_run_needs_no_network_and_only_says_what_it_found() -> None:
     setup()  # the checkout may have changed since the first
     said = setup().stdout
     assert [line.split()[:2] for line in said.splitlines()] == [
-        [step, "found"] for step in ("packages", "criu", "venv", "command")
+        [step, "found"] for step in ("packages", "criu", "venv", "command", "pipes")
     ]
 
 
