@@ -39,7 +39,9 @@ KINDS = (("downtime_seconds", "downtime", ""), ("seconds", "in all", " whole"))
 
 def duration(seconds: float) -> str:
     """Return a duration as an axis or a label has it."""
-    return f"{seconds * 1000:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"
 
 
 def decades(values: Sequence[float]) -> range:
@@ -103,7 +105,8 @@ def _curve(
 ) -> Iterator[str]:
     """Draw one method's line of one kind; busybox stands in both rows, it writes nothing."""
     field, name, extra = KINDS[kind]
-    points = []
+    points: list[tuple[float, float, Cell, float]] = []
+    path, is_drawing = "", False
     for memory in scales.memories:
         cell = Cell(
             memory_mib=memory,
@@ -113,10 +116,13 @@ def _curve(
         )
         value = middle(find(cells, cell), field)
         if value is not None:
-            points.append((scales.x(memory), scales.y(value), cell, value))
-    if len(points) > 1:
-        path = " L".join(f"{x:.1f} {y:.1f}" for x, y, _, _ in points)
-        yield f'<path d="M{path}" class="line {method}{extra}"/>'
+            x, y = scales.x(memory), scales.y(value)
+            points.append((x, y, cell, value))
+            path += f"{'L' if is_drawing else 'M'}{x:.1f} {y:.1f} "
+        # A line over a size that was not measured would say what it was.
+        is_drawing = value is not None
+    if "L" in path:
+        yield f'<path d="{path.rstrip()}" class="line {method}{extra}"/>'
     for x, y, cell, value in points:
         title = f"{cell.load}, {link}, {method}: {name} {duration(value)}"
         if not extra:
@@ -131,7 +137,7 @@ def _curve(
 def _panel(
     cells: Sequence[Measured], link: str, dirty: int, scales: Scales, *, has_scale: bool
 ) -> Iterator[str]:
-    yield _text(0, -10, f"{link}, {dirty} pages written a ms")
+    yield _text(0, -10, f"link: {link}; {dirty} pages written a ms")
     for power in scales.powers:
         y = scales.y(10.0**power)
         yield f'<path d="M0 {y:.1f} h{WIDTH}" class="grid"/>'
@@ -141,9 +147,13 @@ def _panel(
     for memory in scales.memories:
         middle_of_it = 'text-anchor="middle" class="soft"'
         yield _text(scales.x(memory), HEIGHT + 18, size_name(memory), middle_of_it)
-    for kind in (1, 0):
-        for method in METHODS:
-            yield from _curve(cells, method, link, dirty, scales, kind)
+    curves = [
+        part
+        for kind in (1, 0)
+        for method in METHODS
+        for part in _curve(cells, method, link, dirty, scales, kind)
+    ]
+    yield from curves or [_text(WIDTH / 2, HEIGHT / 2, "not measured", 'text-anchor="middle"')]
 
 
 def draw(cells: Sequence[Measured], where: str) -> str:

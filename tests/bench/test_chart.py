@@ -45,6 +45,23 @@ def test_what_was_not_measured_is_not_drawn_but_said() -> None:
     )
 
 
+def test_no_line_goes_over_a_size_that_was_not_measured() -> None:
+    plan = measured(cells.full(), DOWNTIME)
+    for cell in plan:
+        # The size is still on the axis, as another method has it.
+        if cell["memory_mib"] == 1024 and cell["method"] == "script":
+            cell["runs"] = []
+    gaps = chart.draw(plan, "somewhere")
+    lines = [line for line in gaps.splitlines() if 'class="line script"' in line][1:]
+    assert lines
+    assert all(line.count("M") == 2 and line.count("L") == 1 for line in lines)
+
+
+def test_a_panel_of_which_nothing_was_measured_says_so() -> None:
+    assert "not measured" in words(chart.draw(measured(cells.small(), DOWNTIME), "somewhere"))
+    assert "not measured" not in words(chart.draw(measured(cells.full(), DOWNTIME), "somewhere"))
+
+
 def test_the_axes_have_units_and_the_page_both_colours() -> None:
     picture = chart.draw(measured(cells.full(), DOWNTIME), "a <machine> & its date")
     assert {"busybox", "256 MiB", "1 GiB", "4 GiB", "10 ms", "1 s", "10 s"} <= words(picture)
@@ -62,6 +79,11 @@ def test_a_picture_of_nothing_is_still_one() -> None:
 )
 def test_the_scale_begins_and_ends_at_powers_of_ten(values: list[float], powers: list[int]) -> None:
     assert list(chart.decades(values)) == powers
+
+
+def test_durations_are_written_out() -> None:
+    said = [chart.duration(seconds) for seconds in (0.0123, 0.1, 1, 12.34, 1000.0)]
+    assert said == ["12.3 ms", "100 ms", "1 s", "12.3 s", "1000 s"]
 
 
 def test_ten_times_as_long_is_a_step_up_everywhere() -> None:
