@@ -22,6 +22,8 @@ from migrate.checkpoint.pages import PAGE_SHIFT, StreamSummary
 from migrate.errors import ImageError, KernelError
 
 _ADDRESS_BYTES = 1 << 47
+_LOOK_BYTES = 16 << 20
+_BLOCK_BYTES = 512
 
 
 class AddressStore:
@@ -29,12 +31,15 @@ class AddressStore:
 
     Args:
         folder: in memory.
+        limit_bytes: more than this is not kept.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, *, limit_bytes: int | None = None) -> None:
         import xxhash
 
         self._folder = folder
+        self._limit_bytes = limit_bytes
+        self._unlooked_bytes = 0
         self._decoder = Decoder()
         self._digest = xxhash.xxh3_128()
         self._stream_bytes = 0
@@ -112,6 +117,19 @@ class AddressStore:
             _write_at(descriptor, batch.contents[at : at + size], address)
             at += size
         self._page_bytes += at
+        self._unlooked_bytes += at
+        if self._unlooked_bytes >= _LOOK_BYTES:
+            self._unlooked_bytes = 0
+            self._refuse_too_much()
+
+    def _refuse_too_much(self) -> None:
+        """Refuse what a container of the size that was announced cannot have."""
+        kept = sum(os.fstat(each).st_blocks * _BLOCK_BYTES for each in self._files.values())
+        if self._limit_bytes is not None and kept > self._limit_bytes:
+            raise ImageError(
+                f"memory takes {kept} bytes, more than the {self._limit_bytes} that are expected",
+                "Try again: it has grown manifold since it was looked at.",
+            )
 
     def __enter__(self) -> Self:
         return self

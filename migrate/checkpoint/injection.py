@@ -30,6 +30,7 @@ from migrate.syscalls import memory
 
 _PTRACE_GETREGS, _PTRACE_SETREGS = 12, 13
 _PTRACE_CONT, _PTRACE_DETACH, _PTRACE_SYSCALL = 7, 17, 24
+_PTRACE_SETOPTIONS = 0x4200
 _PTRACE_SEIZE, _PTRACE_INTERRUPT = 0x4206, 0x4207
 _PTRACE_GETSIGMASK, _PTRACE_SETSIGMASK = 0x420A, 0x420B
 _PTRACE_GET_RSEQ_CONFIGURATION = 0x420F  # Linux 5.13
@@ -116,6 +117,8 @@ def _traced(pid: int, taken: list[int]) -> None:
         thread = next((each for each in at_rest if _can_call(pid, each)), None)
         if thread is None:
             raise CannotInject(f"process {pid}: no thread of it can be made to call")
+        # A filter may have been put there before it had stopped.
+        syscalls.ptrace(_PTRACE_SETOPTIONS, thread, _options(thread))
         _make_and_take(pid, thread, instruction, stopped, taken)
     finally:
         for each, status in stopped.items():
@@ -160,9 +163,14 @@ def _stop_all(pid: int, stopped: dict[int, int]) -> None:
     raise CannotInject(f"process {pid}: its threads multiply faster than they can be stopped")
 
 
+def _is_filtered(thread: int) -> bool:
+    """Tell whether a thread's system calls go through a filter."""
+    return procfs.status(thread).get("Seccomp", "0") != "0"
+
+
 def _options(thread: int) -> int:
     """Return how a thread is traced."""
-    if procfs.status(thread).get("Seccomp", "0") == "0":
+    if not _is_filtered(thread):
         return _PTRACE_O_TRACESYSGOOD
     # Its filter, which other threads need not have, need not know of our call.
     return _PTRACE_O_TRACESYSGOOD | _PTRACE_O_SUSPEND_SECCOMP

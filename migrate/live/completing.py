@@ -55,9 +55,12 @@ class Completing:
         return is_over
 
     def _run(self) -> None:
+        noted = self._incoming.fillers
         try:
             while not self._incoming.is_whole(_LOOK_SECONDS):
-                pass
+                if noted != self._incoming.fillers:  # a keeper was replaced
+                    noted = self._incoming.fillers
+                    self._incoming.note_missing(self._folder)
         except MigrateError as error:
             # What is held of it stays held: let go, it would get zeros for what is missing.
             self._problem = error.message

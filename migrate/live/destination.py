@@ -294,7 +294,11 @@ class Destination:
         """Let go of what made it, at once or when all of its memory is in its place."""
         incoming.settle()
         folder = self._settings.store.path(place.container_id)
-        if incoming.is_whole(0.0):
+        try:
+            is_whole = incoming.is_whole(0.0)
+        except MigrateError:
+            is_whole = False  # it runs all the same; who waits for the rest is told why
+        if is_whole:
             wholeness.forget(folder)
             incoming.close()
         else:

@@ -237,9 +237,11 @@ class Incoming:
         if self._restorer is None:
             raise ProtocolError("nothing is held")
         heard = time.monotonic()
-        seconds = self._restorer.let_go() - heard
-        self._memory.resumed()
-        return seconds
+        try:
+            return self._restorer.let_go() - heard
+        finally:
+            if self._restorer.may_have_run:
+                self._memory.resumed()
 
     def is_whole(self, timeout_seconds: float) -> bool:
         """Wait until all of its memory is in its place; return whether it is.
@@ -249,11 +251,15 @@ class Incoming:
         """
         return self._memory.is_whole(timeout_seconds)
 
+    @property
+    def fillers(self) -> tuple[int, ...]:
+        """Processes that fill in what is missing of its memory, if anything is."""
+        return self._memory.fillers
+
     def note_missing(self, folder: str) -> None:
         """Note in a container's state folder that its memory is not all there, if so."""
-        fillers = self._memory.fillers
-        if fillers:
-            wholeness.note(folder, (os.getpid(), *fillers))
+        if self.fillers:
+            wholeness.note(folder, (os.getpid(), *self.fillers))
 
     def stop(self) -> None:
         """End all of it: what is held is killed, what arrives is not wanted."""

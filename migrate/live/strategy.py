@@ -24,6 +24,9 @@ SMALL_BYTES = 16 << 20
 # lie in memory twice here.
 LARGE_BYTES = 64 << 20
 
+# More than this does not fit among the images.
+MOST_BYTES = 768 << 20
+
 MOST_PASSES = 30
 # Less than this is sent, frozen, in the time that CRIU's own work takes anyway.
 SMALL_PAGES = 512
@@ -78,6 +81,12 @@ def choose(wanted: Strategy, situation: Situation) -> Strategy:
         raise Refused(
             f"--strategy pre-copy cannot be had: {situation.obstacle}",
             "Mend that, or take --strategy stop-copy.",
+        )
+    if wanted == "pre-copy" and amounts.other_bytes > MOST_BYTES:
+        raise Refused(
+            f"--strategy pre-copy cannot be had: {amounts.other_bytes} bytes of shared, locked or "
+            "huge memory cannot follow page by page",
+            "Take --strategy stop-copy.",
         )
     if situation.is_bounded and not situation.is_paused:
         if wanted == "stop-copy" or situation.obstacle:

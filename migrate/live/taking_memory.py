@@ -22,6 +22,7 @@ the container need not wait for that: who touches a page that is missing gets it
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Protocol
 
@@ -100,8 +101,13 @@ def taking(stream: str, link: Link, work: str, facts: Facts) -> TakingMemory:
         work: folder in memory, for nothing else.
     """
     if stream == pre_copy.STREAM:
-        return PagedMemory(link, work, is_lazy=not facts.user_namespace)
+        return PagedMemory(link, work, facts)
     return StreamedMemory(link, work, facts)
+
+
+def _limit(facts: Facts) -> int:
+    """Return how much memory is taken in at most: it may grow while it is sent, not at will."""
+    return facts.memory_bytes * stop_copy.MEMORY_SLACK + stop_copy.MEMORY_SLACK_BYTES
 
 
 class StreamedMemory:
@@ -114,6 +120,7 @@ class StreamedMemory:
         self._link = link
         self._images = ImageDirectory(f"{work}/images")
         self._reserve = Reserve.of(self._images.descriptor, facts)
+        self._limit_bytes = _limit(facts)
         self._work = Work("memory", self._take)
         self._stored: list[Stored] = []
         self._parts: list[apart.Part] = []
@@ -166,7 +173,9 @@ class StreamedMemory:
         self._images.close()
 
     def _take(self) -> StreamSummary:
-        store = PageStore(self._images.descriptor, reserve=self._reserve)
+        store = PageStore(
+            self._images.descriptor, limit_bytes=self._limit_bytes, reserve=self._reserve
+        )
         try:
             with self._link.accept_stream(stop_copy.STREAM) as stream:
                 for chunk in stream:
@@ -181,11 +190,11 @@ class StreamedMemory:
 class PagedMemory:
     """Memory that has come page by page, while the container ran."""
 
-    def __init__(self, link: Link, work: str, *, is_lazy: bool) -> None:
-        self.is_lazy = is_lazy
+    def __init__(self, link: Link, work: str, facts: Facts) -> None:
+        self.is_lazy = not facts.user_namespace
         self._link = link
         self._images_path = f"{work}/images"
-        self._store = AddressStore(work)
+        self._store = AddressStore(work, limit_bytes=_limit(facts))
         self._messages = left_out.preload()
         self._work = Work("pages", self._take)
         self._parts: list[apart.Part] = []
@@ -275,7 +284,8 @@ class PagedMemory:
                     raise
                 self._keepers += 1
                 emit(Log(level="warning", message=f"{error.message}: starting another"))
-                self._keeping.restart()
+                with contextlib.suppress(CriuError):  # the next wait says so
+                    self._keeping.restart()
 
     def give_up(self) -> None:
         """Let whoever waits for memory have zeros: CRIU cannot end it before it has them."""

@@ -132,3 +132,16 @@ def test_a_closed_one_holds_nothing() -> None:
     store.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
+
+
+def test_no_more_is_kept_than_a_container_of_its_size_can_have() -> None:
+    many = b"".join(pages(1, index << 20, *([full(index + 1)] * 200)) for index in range(30))
+    with (
+        AddressStore(FOLDER, limit_bytes=8 << 20) as store,
+        pytest.raises(ImageError, match="more than the 8388608 that are expected"),
+    ):
+        store.feed(many)
+    # What comes again to the same place takes no more room.
+    with AddressStore(FOLDER, limit_bytes=8 << 20) as store:
+        for _ in range(30):
+            store.feed(pages(1, 0, *([full(7)] * 200)))

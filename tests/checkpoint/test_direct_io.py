@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from migrate.checkpoint import direct_io, procfs
 from migrate.checkpoint.direct_io import reads_directly
 from migrate.checkpoint.memory_copy import MemoryCopy
 
@@ -120,3 +121,14 @@ def test_a_ring_for_asynchronous_reads_is_seen() -> None:
     finally:
         libc.syscall(207, context)
     assert not reads_directly(os.getpid())
+
+
+def test_a_file_of_a_file_system_that_reads_directly_by_itself_is_seen(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The machine has no FUSE, so the file system that the file is on stands for one.
+    assert not reads_directly(reader.pid)
+    fstypes = {mount.fstype for mount in procfs.mounts(reader.pid)}
+    monkeypatch.setattr(direct_io, "_DIRECT_FSTYPES", tuple(fstypes))
+    assert reads_directly(reader.pid)
+    reader.do("close")

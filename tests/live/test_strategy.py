@@ -11,6 +11,7 @@ from migrate.checkpoint.memory_copy import Pass
 from migrate.errors import Refused
 from migrate.live.strategy import (
     LARGE_BYTES,
+    MOST_BYTES,
     MOST_PASSES,
     SMALL_BYTES,
     SMALL_PAGES,
@@ -106,9 +107,19 @@ situations = st.builds(
 def test_what_is_wanted_is_taken_or_refused_with_the_reason(given_situation: Situation) -> None:
     assert choose("auto", given_situation) in STRATEGIES[1:]
     assert choose("stop-copy", given_situation) == "stop-copy"
+    if given_situation.amounts.other_bytes > MOST_BYTES:
+        return  # see below
     if not given_situation.obstacle:
         assert choose("pre-copy", given_situation) == "pre-copy"
         return
     with pytest.raises(Refused, match="pipes are too small") as refusal:
         choose("pre-copy", given_situation)
     assert "--strategy stop-copy" in refusal.value.hint
+
+
+def test_pre_copy_is_refused_where_most_memory_cannot_follow() -> None:
+    shared = Amounts(lazy_bytes=0, other_bytes=MOST_BYTES + 1)
+    situation = Situation(amounts=shared, is_paused=False, obstacle="")
+    with pytest.raises(Refused, match="cannot follow page by page"):
+        choose("pre-copy", situation)
+    assert choose("auto", situation) == "stop-copy"
