@@ -119,12 +119,13 @@ def sizes(text: str) -> list[int]:
     """Return the sizes of a list as `0,256`.
 
     Raises:
-        ValueError: it is not written so; argparse says it.
+        argparse.ArgumentTypeError: it is not written so.
     """
-    found = [int(one) for one in text.split(",")]
-    if min(found) < 0:
-        raise ValueError
-    return found
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        message = f"{text!r} is not a list of sizes in MiB, write it as 0,256,1024"
+        raise argparse.ArgumentTypeError(message)
+    return [int(part) for part in parts]
 
 
 def main() -> int:
@@ -154,7 +155,7 @@ def main() -> int:
 
 
 def measure_matrix(options: argparse.Namespace) -> int:
-    """Do the same for the matrix; what was measured before an interruption is written, too."""
+    """Do the same for the matrix; what was measured before it ended early is written, too."""
     plan = (
         cells.small()
         if options.matrix == "small"
@@ -166,6 +167,9 @@ def measure_matrix(options: argparse.Namespace) -> int:
     try:
         with Site() as site:
             matrix.measure(site, measured, options.runs, options.mix, progress)
+    except (CommandError, TimeoutError) as problem:
+        progress(str(problem))
+        status = 1
     except KeyboardInterrupt:
         status = 130
     write(options.results, result, render_matrix(result), chart.draw(plan, where(result)))

@@ -79,7 +79,7 @@ def unmeasured(memory_mib: int, dirty_pages: int, link: Link, method: Method) ->
         "link": link,
         "method": method,
         "runs": [],
-        "left_out": "interrupted before its turn",
+        "left_out": "the run ended before its turn",
     }
 
 
@@ -88,7 +88,7 @@ def full(memories_mib: Sequence[int] = MEMORIES_MIB) -> list[Measured]:
     return [
         unmeasured(memory, dirty, link, method)
         for link in LINKS
-        for memory in memories_mib
+        for memory in sorted(set(memories_mib))
         for dirty in ((0, BUSY_PAGES) if memory else (0,))
         for method in METHODS
     ]
