@@ -192,6 +192,12 @@ class Keeping:
                 pass_fds=(number,),
                 start_new_session=True,
             )
+        # Short of memory, the kernel should look elsewhere: others depend on this one.
+        with (
+            contextlib.suppress(OSError),
+            open(f"/proc/{self.pid}/oom_score_adj", "wb", buffering=0) as file,
+        ):
+            file.write(b"-1000")
         self._watcher = threading.Thread(
             target=self._watch, args=(self._socket, self._process), name="keeping", daemon=True
         )
