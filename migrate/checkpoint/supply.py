@@ -41,20 +41,17 @@ class Store:
         self.descriptor = descriptor
         self.users = 1
         self._given_back = 0
-        # The run of data the last look found.
-        self._data, self._hole = 0, 0
 
     def data(self, offset: int, size: int) -> tuple[bool, int]:
-        """Tell whether there is data at an offset, and for how many bytes that is so."""
-        if not self._data <= offset < self._hole:
-            begin = self._seek(offset, os.SEEK_DATA)
-            if begin > offset:
-                return False, min(size, begin - offset)
-            if size < PIECE_BYTES:
-                # To find the end of what is there may mean a walk through all of it.
-                return True, size
-            self._data, self._hole = offset, self._seek(offset, os.SEEK_HOLE)
-        return True, min(size, self._hole - offset)
+        """Tell whether there is data at an offset, and for how many bytes that is so.
+
+        A hole that is smaller than a piece is read as zeros with what is around it: to go
+        around each page of zeros takes many times as long.
+        """
+        hole = self._seek(offset, os.SEEK_DATA) - offset
+        if hole >= min(size, PIECE_BYTES):
+            return False, min(size, hole)
+        return True, size
 
     def give_back(self, end: int) -> None:
         """Free what lies before an offset; nobody will ask for it again."""
