@@ -42,6 +42,8 @@ from tests.support.ssh import make_key
 
 ADDRESSES = {"host1": "192.168.56.11", "host2": "192.168.56.12"}
 HERE = "192.168.56.1"
+# Where root of the machine keeps its keys, as tmpfiles.d(5) writes the home of the caller.
+LOGIN = "%h/.ssh"
 MEMORY_MIB = 512
 BOOT_SECONDS = 300
 KERNEL_COMMAND = (
@@ -105,9 +107,9 @@ class Machine:
         key = (secrets / self.name / "ssh_host_ed25519_key").read_bytes()
         files = {
             "/etc/ssh/ssh_host_ed25519_key": key,
-            "/root/.ssh/authorized_keys": (allowed + "\n").encode(),
+            f"{LOGIN}/authorized_keys": (allowed + "\n").encode(),
         }
-        lines = ["d /root/.ssh 0700 root root"]
+        lines = [f"d {LOGIN} 0700 root root"]
         lines += [
             f"f~ {path} 0600 root root - {base64.b64encode(content).decode()}"
             for path, content in files.items()
