@@ -23,12 +23,9 @@ import sys
 from types import TracebackType
 from typing import Self
 
+from migrate.checkpoint import own_program
 from migrate.checkpoint.injection import CannotInject, open_userfaultfd
 
-_PROGRAM = (
-    "import sys; sys.path[:] = {path!r}; "
-    "from migrate.checkpoint.injector import main; sys.exit(main())"
-)
 _REQUEST = struct.Struct("<I")
 _ANSWER_BYTES = 4096
 
@@ -71,16 +68,7 @@ class Injector:
         self._socket = ours
         number = theirs.fileno()
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-IS", "-c", _PROGRAM.format(path=sys.path), str(number)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                env={},
-                pass_fds=(number,),
-                start_new_session=True,
-            )
+            self._process = own_program.start(__name__, [str(number)], pass_fds=[number])
         return ours
 
     def __enter__(self) -> Self:

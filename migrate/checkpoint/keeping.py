@@ -20,7 +20,6 @@ import contextlib
 import os
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,15 +27,10 @@ from itertools import chain
 from types import TracebackType
 from typing import Self
 
-from migrate.checkpoint import keeper_talk
+from migrate.checkpoint import keeper_talk, own_program
 from migrate.checkpoint.keeper_journal import make_journal
 from migrate.errors import CriuError
 
-# This program's own modules, wherever it was installed; nothing of the environment.
-_PROGRAM = (
-    "import sys; sys.path[:] = {path!r}; "
-    "from migrate.checkpoint.keeper import main; sys.exit(main())"
-)
 _HINT = "Call restart, or kill the container: it waits for memory that nobody fills."
 
 
@@ -182,15 +176,8 @@ class Keeping:
         output = self._log if self._log >= 0 else subprocess.DEVNULL
         number = theirs.fileno()
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-IS", "-c", _PROGRAM.format(path=sys.path), str(number)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd="/",
-                env={},
-                pass_fds=(number,),
-                start_new_session=True,
+            self._process = own_program.start(
+                "migrate.checkpoint.keeper", [str(number)], pass_fds=[number], output=output
             )
         # Short of memory, the kernel should look elsewhere: others depend on this one.
         with (

@@ -14,20 +14,16 @@ import base64
 import contextlib
 import os
 import socket
-import subprocess
-import sys
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from migrate.checkpoint import own_program
 from migrate.errors import MigrationError, UsageError
 from migrate.live.terminal_keeper import ATTACH, EARLIER, HEAD
 from migrate.runtime import door
 from migrate.runtime.statedir import TERMINAL
 
-_PROGRAM = (
-    "import sys; sys.path[:] = {path!r}; from migrate.live.terminal_keeper import main; main()"
-)
 _TELL_SECONDS = 5.0
 
 
@@ -44,17 +40,10 @@ class Holder:
         listener = -1
         try:
             listener = door.listen(path)
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-IS", "-c", _PROGRAM.format(path=sys.path)),
-                    *(str(theirs.fileno()), str(listener), path),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                pass_fds=(theirs.fileno(), listener),
-                start_new_session=True,
+            self._process = own_program.start(
+                "migrate.live.terminal_keeper",
+                [str(theirs.fileno()), str(listener), path],
+                pass_fds=[theirs.fileno(), listener],
             )
         except OSError as error:
             self._control.close()

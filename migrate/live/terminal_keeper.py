@@ -148,7 +148,3 @@ def main() -> None:
     """Run with the descriptors and the path that the command line names."""
     control, listener, path = sys.argv[1:]
     Keeper(socket.socket(fileno=int(control)), socket.socket(fileno=int(listener)), path).run()
-
-
-if __name__ == "__main__":
-    main()
