@@ -1,7 +1,7 @@
 """Telling a network where an address is now.
 
-Lives here: gratuitous ARP and unsolicited neighbour advertisements, as frames.
-Must not live here: when. Pure; `migrate.live.network` only.
+Lives here: gratuitous ARP and unsolicited neighbour advertisements, and their sending.
+Must not live here: when. `migrate.live.network` only.
 
 Switches learn the port by the frame's source, neighbours update their tables: RFC
 5227 section 3 (an announcement is a request for one's own address), RFC 4861
@@ -11,6 +11,7 @@ section 7.2.6. Some stacks take only an ARP reply, so both forms are sent.
 from __future__ import annotations
 
 import ipaddress
+import socket
 import struct
 from collections.abc import Iterable
 
@@ -23,6 +24,15 @@ _ETHERTYPE_ARP, _ETHERTYPE_IPV6 = 0x0806, 0x86DD
 _ICMPV6 = 58
 _NEIGHBOUR_ADVERTISEMENT = 136
 _FLAG_OVERRIDE = 0x20000000
+
+
+def send(packets: socket.socket, frames: Iterable[bytes]) -> None:
+    """Send them by an AF_PACKET socket, where there is a carrier."""
+    for frame in frames:
+        try:
+            packets.send(frame)
+        except OSError:
+            return  # whoever is in the container sees that for itself
 
 
 def frames(interface: Interface) -> list[bytes]:

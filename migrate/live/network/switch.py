@@ -126,11 +126,7 @@ class LinkSwitch:
 
     def announce(self) -> None:
         """Tell the network where the addresses are. Costs nothing to repeat."""
-        for frame in self._frames:
-            try:
-                self._packets.send(frame)
-            except OSError:
-                return  # no carrier: whoever is in the container sees that for itself
+        announce.send(self._packets, self._frames)
 
     def close(self) -> None:
         """Let go of the sockets; the link stays as it is."""
