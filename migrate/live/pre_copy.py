@@ -57,6 +57,7 @@ class CopiedMemory:
         self._limits = limits
         self._began = time.monotonic()
         self._is_frozen = False
+        self._still: list[tuple[int, int]] = []
         self._expected_bytes = facts.memory_bytes
         budget = facts.memory_bytes * (MOST_PASSES + 2) + _BUDGET_SLACK_BYTES
         self._stream = link.open_stream(STREAM, budget)
@@ -115,18 +116,19 @@ class CopiedMemory:
         return [(pid, number) for number, pid in procfs.descendants(self._first_pid).items()]
 
     def _pass_over_frozen(self) -> Pass:
-        return self._copy.pass_over(self._processes(), frozen=True)
+        self._still = self._processes()
+        return self._copy.pass_over(self._still, frozen=True)
 
     def _complete(self, wanted: Iterable[tuple[int, list[Span]]]) -> StreamSummary:
         """Send the rest; called when CRIU has listed the pages."""
         self.history.append(self._last.result())
-        self._copy.pass_over(self._processes(), frozen=True)
+        self._copy.pass_over(self._still, frozen=True)
         return self._copy.complete(self._with_pids(wanted))
 
     def _with_pids(
         self, wanted: Iterable[tuple[int, list[Span]]]
     ) -> Iterator[tuple[int, int, list[Span]]]:
-        pids = procfs.descendants(self._first_pid)
+        pids = {number: pid for pid, number in self._still}
         for number, spans in wanted:
             if number not in pids:
                 raise MigrationError(f"process {number} was dumped, and is not in the container")
