@@ -21,7 +21,8 @@ def run(call: Call) -> int:
     """Move it; return the exit status."""
     from migrate.cli.showing import showing
     from migrate.live.journal import default_folder
-    from migrate.live.source import Order, migrate
+    from migrate.live.order import Order
+    from migrate.live.source import migrate
 
     if not call.text("to"):
         raise UsageError(

@@ -33,7 +33,7 @@ from migrate.live.network.build import tear_down
 from migrate.live.removal import remove_tree
 from migrate.live.volumes.stowage import Stowage
 from migrate.runtime import cgroup
-from migrate.runtime.state import Store, boot_id, now_rfc3339
+from migrate.runtime.state import SCHEMA_VERSION, Store, boot_id, now_rfc3339
 
 if TYPE_CHECKING:
     from migrate.runtime.state import Record
@@ -155,6 +155,33 @@ def _refuse_in_use(store: Store, container_id: str, bundle: str) -> None:
                 )
 
 
+def record_of(
+    place: Place, kept: Mapping[str, Any], phase: str, pid: int, start_ticks: int
+) -> Record:
+    """Return a container's record here.
+
+    Args:
+        kept: what of the source's record does not depend on the host.
+    """
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "id": place.container_id,
+        "bundle": place.bundle,
+        "rootfs": place.rootfs,
+        "pid": pid,
+        "pid_start_ticks": start_ticks,
+        "boot_id": boot_id(),
+        "created": kept["created"],
+        "oci_version": kept["oci_version"],
+        "annotations": kept["annotations"],
+        "owner": kept["owner"],
+        "cgroup": place.cgroup,
+        "stdio": kept["stdio"],
+        "terminal": kept["terminal"],
+        "phase": phase,
+    }
+
+
 def reserve(store: Store, place: Place, annotations: Mapping[str, str]) -> None:
     """Take the id, such that no other command can have it meanwhile.
 
@@ -166,23 +193,15 @@ def reserve(store: Store, place: Place, annotations: Mapping[str, str]) -> None:
         store.reserve(place.container_id)
         cgroup.refuse_occupied(place.cgroup)
         guard.put(store, place.container_id, f"from {place.source}")
-        record: Record = {
-            "schema_version": 1,
-            "id": place.container_id,
-            "bundle": place.bundle,
-            "rootfs": place.rootfs,
-            "pid": 0,
-            "pid_start_ticks": 0,
-            "boot_id": boot_id(),
+        nothing = {
             "created": now_rfc3339(),
             "oci_version": "",
             "annotations": dict(annotations),
             "owner": "",
-            "cgroup": place.cgroup,
             "stdio": [],
             "terminal": False,
-            "phase": "creating",
         }
+        record = record_of(place, nothing, "creating", 0, 0)
         store.save(record)
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
 
 from migrate.checkpoint import wholeness
 from migrate.checkpoint.failure import was_refused
@@ -37,15 +36,12 @@ from migrate.live.network.switch import switches_of
 from migrate.live.phases import GIVES_UP_ALONE, MESSAGES, Landing
 from migrate.live.reality import look_at_tasks, stamp, wait_for_criu_in
 from migrate.live.terminal import put_before
+from migrate.live.views import view_to_json
 from migrate.live.volumes.look import digests, look
 from migrate.live.wire import PROBE, PROBE_BYTES, Fields
 from migrate.runtime import cgroup
-from migrate.runtime.state import SCHEMA_VERSION, Store, boot_id
+from migrate.runtime.state import Store
 from migrate.transport.link import Link
-
-if TYPE_CHECKING:
-    from migrate.runtime.state import Record
-
 
 WHOLE_SECONDS = 2.0
 
@@ -346,24 +342,7 @@ class Destination:
         store = self._settings.store
         arrival.free_reserve(place)
         pid, start_ticks = journal.fact("pid"), journal.fact("pid_start_ticks")
-        kept = journal.fact("record")
-        record: Record = {
-            "schema_version": SCHEMA_VERSION,
-            "id": place.container_id,
-            "bundle": place.bundle,
-            "rootfs": place.rootfs,
-            "pid": pid,
-            "pid_start_ticks": start_ticks,
-            "boot_id": boot_id(),
-            "created": kept["created"],
-            "oci_version": kept["oci_version"],
-            "annotations": kept["annotations"],
-            "owner": kept["owner"],
-            "cgroup": place.cgroup,
-            "stdio": kept["stdio"],
-            "terminal": kept["terminal"],
-            "phase": "started",
-        }
+        record = arrival.record_of(place, journal.fact("record"), "started", pid, start_ticks)
         if place.stowed.overlay is not None:
             record["mounted"] = [place.rootfs]
         with open(f"{place.bundle}/{arrival.CONFIG}", "rb") as file:
@@ -456,34 +435,3 @@ class Destination:
         return folder_of(
             self._settings.journals, "destination", self._settings.store.root, container_id
         )
-
-
-def view_to_json(view: DestinationView) -> dict[str, Any]:
-    """Return a view as it travels."""
-    return {
-        "reached": view.reached.value if view.reached else None,
-        "pending": view.pending.value if view.pending else None,
-        "tasks": view.tasks.value,
-        "same_boot": view.same_boot,
-        "was_refused": view.was_refused,
-    }
-
-
-def view_from_json(data: Mapping[str, Any] | None) -> DestinationView:
-    """Return what `view_to_json` made; None is a host that knows of no migration.
-
-    Raises:
-        ProtocolError: it is not that.
-    """
-    if data is None:
-        return DestinationView(None, None, Tasks.GONE)
-    try:
-        return DestinationView(
-            reached=Landing(data["reached"]) if data["reached"] else None,
-            pending=Landing(data["pending"]) if data["pending"] else None,
-            tasks=Tasks(data["tasks"]),
-            same_boot=data["same_boot"] is True,
-            was_refused=data["was_refused"] is True,
-        )
-    except (KeyError, ValueError, TypeError) as error:
-        raise ProtocolError(f"status is not understood: {error}") from None

@@ -24,9 +24,9 @@ from migrate.events import Foretold, emit
 from migrate.live import preflight
 from migrate.live.hearing import counted
 from migrate.live.host_facts import gather
+from migrate.live.order import Order
 from migrate.live.reach import reach
 from migrate.live.sending_memory import choose_for
-from migrate.live.source import Order
 from migrate.live.strategy import OWN_SECONDS, Strategy, expected_downtime, goes_on
 from migrate.live.subject import find
 from migrate.live.volumes.travel import Travel

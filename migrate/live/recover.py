@@ -27,10 +27,11 @@ from migrate.live.decision import (
     decide,
 )
 from migrate.live.departure import Departure
-from migrate.live.destination import Destination, Settings, view_from_json
+from migrate.live.destination import Destination, Settings
 from migrate.live.journal import Journal, folder_of
 from migrate.live.phases import GIVES_UP_ALONE, Landing, Phase, may_follow
 from migrate.live.reach import Reached, Way, reach
+from migrate.live.views import view_from_json
 from migrate.runtime.state import Store
 
 # A recovery waits so long for another one, or for the tool, to let go of the journal.

@@ -22,14 +22,11 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from migrate.checkpoint.facts import Facts
-from migrate.checkpoint.inspect import inspect
 from migrate.checkpoint.locate import find_criu
-from migrate.checkpoint.wholeness import wait_until_whole
 from migrate.errors import (
     Locked,
     MigrateError,
@@ -46,22 +43,18 @@ from migrate.live.frozen_copy import FrozenCopy
 from migrate.live.hearing import counted, relay
 from migrate.live.interruption import Interruptions
 from migrate.live.journal import Journal, folder_of
-from migrate.live.network.describe import describe
 from migrate.live.network.plan import Plan
 from migrate.live.network.switch import switches_of
+from migrate.live.order import Order
 from migrate.live.phases import Phase
-from migrate.live.reach import Reached, Way, measure_round_trips, reach
+from migrate.live.reach import Reached, measure_round_trips, reach
 from migrate.live.reality import is_alive
 from migrate.live.report import Bytes, Timeline
 from migrate.live.sending_memory import choose_for, copy_running, sending, stream_of
-from migrate.live.strategy import Limits, Strategy
-from migrate.live.subject import Subject
+from migrate.live.subject import Subject, find
 from migrate.live.unread import Unread
-from migrate.live.volumes.mapping import Wanted
 from migrate.live.volumes.travel import Travel
 from migrate.runtime import state
-from migrate.runtime.spec.decoding import decode
-from migrate.runtime.state import Store
 
 if TYPE_CHECKING:
     from migrate.runtime.state import Record
@@ -70,33 +63,6 @@ CALL_SECONDS = 60.0
 TELL_SECONDS = 5.0
 # A source that committed tries so long to hear that the other side runs.
 FINISH_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """What the user wants.
-
-    Attributes:
-        bundle: path over there; as here if None.
-        criu: as given by --criu.
-        bridges: those the container is on, and what stands for them over there.
-        wanted: what else is called otherwise over there.
-        strategy: how the memory goes.
-        limits: how long it may stand still, and how much may be sent while it runs.
-        files: paths over there that standard output (1) and error (2) go to.
-    """
-
-    container_id: str
-    store: Store
-    way: Way
-    journals: str
-    bundle: str | None
-    criu: str | None
-    bridges: Mapping[str, str] = field(default_factory=dict)
-    wanted: Wanted = field(default_factory=Wanted)
-    strategy: Strategy = "auto"
-    limits: Limits = field(default_factory=Limits)
-    files: Mapping[int, str] = field(default_factory=dict)
 
 
 def migrate(order: Order) -> dict[str, Any]:
@@ -189,28 +155,18 @@ class Migration:
         self.timeline.mark("connected")
         preflight.foretell(reached)
         self.criu = find_criu(order.criu)
-        config, spec = self._read_config()
-        wait_until_whole(order.store.path(order.container_id), order.container_id)
-        facts = inspect(self.record, spec)
-        network = facts.network
-        wanted = (spec.get("linux") or {}).get("sysctl") or {}
-        self.plan = describe(facts.pid, network.kind, path=network.path, more_sysctls=wanted)
+        found = find(order.store, order.container_id)
+        facts, self.plan = found.facts, found.plan
         self.strategy = choose_for(order.strategy, facts, order.limits, is_paused=self.was_paused)
-        subject = Subject(
-            record=self.record,
-            spec=spec,
-            facts=facts,
-            plan=self._plan_there(),
-            files=order.files,
-        )
+        subject = replace(found, plan=self._plan_there(), files=order.files)
         travel = Travel(order.wanted, subject, self._bundle())
         self._check(reached, looking, travel, subject)
         round_trips = measure_round_trips(link)
         self.departure = self._depart(travel.left)
         if facts.terminal:
             self._unread = Unread(facts.pid)
-        self._prepare(reached, travel, spec)
-        link.call("receive", self._receive_value(travel, config, facts), CALL_SECONDS)
+        self._prepare(reached, travel, found.spec)
+        link.call("receive", self._receive_value(travel, found.config, facts), CALL_SECONDS)
         journal.intend(Phase.COPYING)
         with travel.trees(link) as tree:
             sent = tree.run()
@@ -238,12 +194,6 @@ class Migration:
         )
         emit(Report(report=result))
         return result
-
-    def _read_config(self) -> tuple[bytes, Any]:
-        path = f"{self.order.store.path(self.order.container_id)}/config.json"
-        with open(path, "rb") as file:
-            config = file.read()
-        return config, decode(config, path)
 
     def _check(
         self, reached: Reached, looking: preflight.Looking, travel: Travel, subject: Subject

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from migrate.checkpoint.facts import Facts
 from migrate.checkpoint.inspect import inspect
+from migrate.checkpoint.wholeness import wait_until_whole
 from migrate.errors import WrongStatus
 from migrate.live.network.describe import describe
 from migrate.live.network.plan import Plan
@@ -31,6 +32,7 @@ class Subject:
 
     Attributes:
         spec: its decoded config.json.
+        config: the same as bytes.
         plan: of its network, with the bridges of the host it would go to.
         files: paths over there that its standard output and error would go to.
     """
@@ -40,6 +42,7 @@ class Subject:
     facts: Facts
     plan: Plan
     files: Mapping[int, str] = field(default_factory=dict)
+    config: bytes = b""
 
     @property
     def bridges(self) -> set[str]:
@@ -56,7 +59,7 @@ class Subject:
 
 
 def find(store: Store, container_id: str) -> Subject:
-    """Look at a container.
+    """Look at a container, once all of its memory is there if it has just arrived.
 
     Raises:
         WrongStatus: it neither runs nor is paused.
@@ -69,11 +72,13 @@ def find(store: Store, container_id: str) -> Subject:
         raise WrongStatus(
             f'container "{container_id}" is {status}, and only a running or paused one moves'
         )
+    wait_until_whole(store.path(container_id), container_id)
     path = f"{store.path(container_id)}/config.json"
     with open(path, "rb") as file:
-        spec: Any = decode(file.read(), path)
+        config = file.read()
+    spec: Any = decode(config, path)
     facts = inspect(record, spec)
     sysctls = (spec.get("linux") or {}).get("sysctl") or {}
     network = facts.network
     plan = describe(facts.pid, network.kind, path=network.path, more_sysctls=sysctls)
-    return Subject(record=record, spec=spec, facts=facts, plan=plan)
+    return Subject(record=record, spec=spec, facts=facts, plan=plan, config=config)
