@@ -113,7 +113,8 @@ class Dump:
 
         Args:
             handlers: by notification; `pre-dump` and `post-dump` are called after
-                what is done here anyway.
+                what is done here anyway. `pre-dump` comes when nothing runs any more:
+                right before `post-dump` where CRIU must stop the tasks by itself.
 
         Raises:
             CriuError: CRIU failed, in plain words. The container is frozen.
@@ -126,13 +127,16 @@ class Dump:
 
         def freeze(notification: Notification) -> bool:
             self.freeze_began = time.monotonic()
-            if not self._has_stopped:
-                self.fence.freeze()
-                stopped.refuse_frozen(self._cgroup)
+            if self._has_stopped:
+                return True  # they run on until CRIU has them
+            self.fence.freeze()
+            stopped.refuse_frozen(self._cgroup)
             return theirs.get("pre-dump", _agree)(notification)
 
         def hold(notification: Notification) -> bool:
             self.fence.freeze()
+            if self._has_stopped and not theirs.get("pre-dump", _agree)(notification):
+                return False
             memory = self._memory()
             sleepers.let_sleep_on(self._images, self._core_message)
             reopening.let_reopen(self._images, self._file_message)

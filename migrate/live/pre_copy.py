@@ -57,7 +57,6 @@ class CopiedMemory:
         self._limits = limits
         self._began = time.monotonic()
         self._is_frozen = False
-        self._still: list[tuple[int, int]] = []
         self._expected_bytes = facts.memory_bytes
         budget = facts.memory_bytes * (MOST_PASSES + 2) + _BUDGET_SLACK_BYTES
         self._stream = link.open_stream(STREAM, budget)
@@ -116,23 +115,14 @@ class CopiedMemory:
         return [(pid, number) for number, pid in procfs.descendants(self._first_pid).items()]
 
     def _pass_over_frozen(self) -> Pass:
-        self._still = self._processes()
-        return self._copy.pass_over(self._still, frozen=True)
+        return self._copy.pass_over(self._processes(), frozen=True)
 
     def _complete(self, wanted: Iterable[tuple[int, list[Span]]]) -> StreamSummary:
         """Send the rest; called when CRIU has listed the pages."""
         self.history.append(self._last.result())
-        self._copy.pass_over(self._still, frozen=True)
-        return self._copy.complete(self._with_pids(wanted))
-
-    def _with_pids(
-        self, wanted: Iterable[tuple[int, list[Span]]]
-    ) -> Iterator[tuple[int, int, list[Span]]]:
-        pids = {number: pid for pid, number in self._still}
-        for number, spans in wanted:
-            if number not in pids:
-                raise MigrationError(f"process {number} was dumped, and is not in the container")
-            yield pids[number], number, spans
+        processes = self._processes()
+        self._copy.pass_over(processes, frozen=True)
+        return self._copy.complete(_with_pids(wanted, processes))
 
     def _send(self, batch: memoryview) -> None:
         stream = self._stream
@@ -157,3 +147,14 @@ class CopiedMemory:
             if early <= 0:
                 return
             time.sleep(min(early, _LONGEST_WAIT_SECONDS))
+
+
+def _with_pids(
+    wanted: Iterable[tuple[int, list[Span]]], processes: Iterable[tuple[int, int]]
+) -> Iterator[tuple[int, int, list[Span]]]:
+    """Yield what is wanted with the pid of its process here before it."""
+    pids = {number: pid for pid, number in processes}
+    for number, spans in wanted:
+        if number not in pids:
+            raise MigrationError(f"process {number} was dumped, and is not in the container")
+        yield pids[number], number, spans
