@@ -165,10 +165,11 @@ class ImageDirectory:
     def read(self, name: str, limit_bytes: int = _LARGEST_MANIFEST_BYTES) -> bytes:
         """Return a small file's content."""
         with self._open(name) as file:
-            content = file.read(limit_bytes + 1)
-        if len(content) > limit_bytes:
-            raise ImageError(f"{self.path}/{name} is longer than {limit_bytes} bytes")
-        return bytes(content)
+            # Room is taken for as much as is asked for, so no more is asked for than is there.
+            size = os.fstat(file.fileno()).st_size
+            if size > limit_bytes:
+                raise ImageError(f"{self.path}/{name} is longer than {limit_bytes} bytes")
+            return bytes(file.read(size))
 
     def write(self, name: str, content: bytes) -> None:
         """Make a file; one that exists already is an error."""

@@ -437,7 +437,9 @@ class Migration:
             )
         if isinstance(error, Refused) or not isinstance(error, Exception):
             return error
-        message, hint = str(error), error.hint if isinstance(error, MigrateError) else ""
+        # Some of Python's own, such as MemoryError, say nothing but their name.
+        message = str(error) or type(error).__name__
+        hint = error.hint if isinstance(error, MigrateError) else ""
         if not is_alive(self.record["pid"], self.record["pid_start_ticks"]):
             return RolledBack(
                 f'container "{order.container_id}" ended while it was being migrated: {message}'

@@ -55,6 +55,14 @@ def test_what_is_whole_is_accepted(images: ImageDirectory) -> None:
     assert {each.name for each in manifest.files} == CONTENT.keys()
 
 
+def test_reading_takes_as_much_memory_as_there_is_to_read(images: ImageDirectory) -> None:
+    # Room for the limit could not be had on any machine.
+    assert images.read("core-1.img", 1 << 60) == CONTENT["core-1.img"]
+    assert images.read("empty.img", 0) == b""
+    with pytest.raises(ImageError, match="core-1.img is longer than 399 bytes"):
+        images.read("core-1.img", 399)
+
+
 def damage(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
     """Return a damage to one file."""
     return lambda folder: (folder / name).write_bytes(change((folder / name).read_bytes()))
